@@ -1,0 +1,1 @@
+"""lmx: experiments with language models. Hydra configuration, pure JAX, from a laptop to TPU pods."""
