@@ -1,0 +1,52 @@
+"""`Model`: what training and inference know of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from lmx.layers.loss import Head
+from lmx.types import KVCache, Tree
+
+
+class Output(NamedTuple):
+    """What a forward pass gives.
+
+    hidden_BTD  after the last norm, in the compute dtype
+    cache       the KVCache with this call's keys and values, or None
+    aux         scalars to report or to add to the loss
+    """
+
+    hidden: jax.Array
+    cache: KVCache | None
+    aux: dict[str, jax.Array]
+
+
+class Flops(NamedTuple):
+    """Floating point operations of a training step a token: 6 a matrix weight, and attention.
+
+    causal  attention counted over the keys that a query sees on average
+    full    attention counted over all keys (the convention of nanoGPT and PaLM, appendix B)
+    """
+
+    causal: float
+    full: float
+
+
+class Model(NamedTuple):
+    """A network as a tree of `Param`s and pure functions over a tree of arrays like it.
+
+    forward(params, tokens_BT, positions_BT=None, *, segments_BT=None, cache=None, dropout_key=None) -> Output
+    head(params) -> Head, the output projection that the loss and sampling use
+    init_cache(batch, length, dtype) -> KVCache
+    flops(sequence_length) -> Flops a token
+    """
+
+    specs: Tree
+    forward: Callable[..., Output]
+    head: Callable[[Tree], Head]
+    init_cache: Callable[..., KVCache]
+    flops: Callable[[int], Flops]
+    config: Any

@@ -1,0 +1,57 @@
+"""Evaluation: loss in nats a token and in bits a byte of text, over a fixed set of examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx.layers.kernels import KernelSet
+from lmx.models.model import Model
+from lmx.types import Batch, Tree
+
+
+class Evaluation(NamedTuple):
+    """loss in nats a token; bits_per_byte (None where tokens stand for no bytes); tokens counted."""
+
+    loss: float
+    bits_per_byte: float | None
+    tokens: int
+
+
+def make_eval_step(
+    model: Model, kernels: KernelSet, token_bytes_V: np.ndarray | None
+) -> Callable[[Tree, Batch], jax.Array]:
+    """(params, batch) -> float32 [3]: sums over the batch of loss, of weights, and of the targets' bytes."""
+    table = None if token_bytes_V is None else jnp.asarray(token_bytes_V, jnp.float32)
+
+    def step(params: Tree, batch: Batch) -> jax.Array:
+        out = model.forward(params, batch.tokens, batch.positions, segments_BT=batch.segments)
+        losses = kernels.cross_entropy(out.hidden, model.head(params), batch.targets, batch.weights, z_loss=0.0)
+        counted = batch.weights.astype(jnp.float32)
+        n_bytes = jnp.zeros(()) if table is None else (table[batch.targets] * counted).sum()
+        return jnp.stack([losses.loss_sum, counted.sum(), n_bytes])
+
+    return step
+
+
+def evaluate(step: Callable[[Tree, Batch], jax.Array], params: Tree, batches: Iterable[Batch]) -> Evaluation:
+    """Mean over all batches; ValueError when no token counts."""
+    total = np.zeros(3)
+    pending = None
+    for batch in batches:
+        sums = step(params, batch)
+        if pending is not None:
+            total += np.asarray(pending, np.float64)
+        pending = sums
+    if pending is not None:
+        total += np.asarray(pending, np.float64)
+    loss_sum, weight, n_bytes = total
+    if weight == 0:
+        raise ValueError("data: the evaluation split has no token whose loss counts; give it more text")
+    bits = loss_sum / math.log(2) / n_bytes if n_bytes else None
+    return Evaluation(float(loss_sum / weight), bits, round(float(weight)))

@@ -1,0 +1,153 @@
+"""The training step: one compiled, donated program from (state, batch) to (state, metrics)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmx.layers.kernels import KernelSet
+from lmx.models.model import Model
+from lmx.types import Batch, TrainState, Tree
+
+
+def init_state(params: Tree, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """The state before the first step."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=params,
+        opt_state=tx.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        skipped=zero,
+        skipped_run=zero,
+    )
+
+
+def loss_sums(
+    model: Model, kernels: KernelSet, params: Tree, batch: Batch, *, z_loss: float, dropout_key: Any = None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Sums over a (micro-)batch, float32: the objective to differentiate, and {"loss": its cross-entropy part}.
+
+    Sums, not means: whoever calls divides by the weight of the whole batch, so that micro-batches with unequal
+    numbers of counted tokens add up to exactly the full batch.
+    """
+    out = model.forward(
+        params, batch.tokens, batch.positions, segments_BT=batch.segments, dropout_key=dropout_key
+    )
+    losses = kernels.cross_entropy(out.hidden, model.head(params), batch.targets, batch.weights, z_loss=z_loss)
+    return losses.loss_sum + losses.z_sum, {"loss": losses.loss_sum}
+
+
+def _micro_batches(batch: Batch, n: int) -> Batch:
+    """[B, T] as [n, B/n, T], each micro-batch taking every n-th row, so that rows stay on their devices."""
+    split = lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
+    return jax.tree.map(split, batch)
+
+
+def gradients(
+    model: Model,
+    kernels: KernelSet,
+    params: Tree,
+    batch: Batch,
+    *,
+    accumulation: int,
+    z_loss: float,
+    dropout_key: Any = None,
+) -> tuple[jax.Array, Tree]:
+    """Mean loss over the weighted tokens of the whole batch, and its gradient (z-loss included)."""
+    weight = jnp.maximum(batch.weights.sum(dtype=jnp.float32), 1e-6)
+
+    def objective(params: Tree, part: Batch, key: Any) -> tuple[jax.Array, jax.Array]:
+        total, sums = loss_sums(model, kernels, params, part, z_loss=z_loss, dropout_key=key)
+        return total / weight, sums["loss"] / weight
+
+    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+    if accumulation == 1:
+        (_, loss), grads = value_and_grad(params, batch, dropout_key)
+        return loss, grads
+
+    def add(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
+        part, i = inputs
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
+        (_, loss), grads = value_and_grad(params, part, key)
+        return (carry[0] + loss, jax.tree.map(jnp.add, carry[1], grads)), None
+
+    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+    parts = (_micro_batches(batch, accumulation), jnp.arange(accumulation))
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def layer_norms(params: Tree, grads: Tree, updates: Tree) -> dict[str, Tree]:
+    """2-norms of every leaf of parameters, gradients and updates; one a layer for stacked leaves.
+
+    {"param": tree, "grad": tree, "update": tree}, leaves float32 [] or, under `layers`, [L].
+    """
+
+    def of(tree: Tree) -> Tree:
+        def one(path: tuple, x: jax.Array) -> jax.Array:
+            stacked = path[0] == jax.tree_util.DictKey("layers")
+            return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=tuple(range(int(stacked), x.ndim))))
+
+        return jax.tree_util.tree_map_with_path(one, tree)
+
+    return {"param": of(params), "grad": of(grads), "update": of(updates)}
+
+
+def make_train_step(
+    model: Model,
+    kernels: KernelSet,
+    tx: optax.GradientTransformationExtraArgs,
+    *,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    accumulation: int,
+    z_loss: float,
+    seed: int,
+    dropout: bool,
+    ema_decay: float | None,
+    norms: bool,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
+    """(state, batch) -> (state, metrics); to be jitted with the state donated.
+
+    When the loss or the gradient is not finite, parameters, moments and average stay as they were and the
+    update counts as skipped. Metrics: loss, grad_norm (before clipping), learning_rate, skipped, skipped_run, and
+    with `norms` a tree under `norms`.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
+        loss, grads = gradients(
+            model, kernels, state.params, batch, accumulation=accumulation, z_loss=z_loss, dropout_key=key
+        )
+        grad_norm = optax.tree.norm(grads).astype(jnp.float32)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, grad_norm=grad_norm)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = jax.tree.map(lambda e, p: e + (1 - ema_decay) * (p - e).astype(e.dtype), ema, params)
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        missed = (~finite).astype(jnp.int32)
+        taken = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            ema=keep(ema, state.ema),
+            skipped=state.skipped + missed,
+            skipped_run=(state.skipped_run + 1) * missed,
+        )
+        metrics: dict[str, Any] = {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "learning_rate": jnp.asarray(learning_rate(state.step - state.skipped), jnp.float32),
+            "skipped": taken.skipped,
+            "skipped_run": taken.skipped_run,
+        }
+        if norms:
+            metrics["norms"] = layer_norms(state.params, grads, updates)
+        return taken, metrics
+
+    return step
