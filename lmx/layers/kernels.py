@@ -1,0 +1,82 @@
+"""`KernelSet`: one implementation of each product that exists in several, chosen for the platform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lmx.layers import loss, scores
+from lmx.layers.activations import ACTIVATIONS
+from lmx.layers.loss import Head, Losses
+
+if TYPE_CHECKING:
+    from lmx.layers.config import Kernels
+
+
+class KernelSet(NamedTuple):
+    """Functions that every variant computes alike, up to rounding.
+
+    einsum(spec, x, w) -> y
+        product of activations with a weight, in the dtype of `x`, accumulated in float32; `w` in any dtype.
+    activation[name](x) -> y
+        nonlinearities, see `lmx.layers.activations`.
+    attention(q_BTNH, k_BSKH, v_BSKH, *, window, softcap, scale, q_positions_BT=, k_positions_BS=,
+              q_segments_BT=, k_segments_BS=) -> o_BTNH
+        see `lmx.layers.scores`.
+    cross_entropy(hidden_BTD, head, targets_BT, weights_BT, *, z_loss) -> Losses
+    token_losses(hidden_BTD, head, targets_BT) -> nll_BT
+        see `lmx.layers.loss`.
+    """
+
+    einsum: Callable[[str, jax.Array, jax.Array], jax.Array]
+    activation: dict[str, Callable[[jax.Array], jax.Array]]
+    attention: Callable[..., jax.Array]
+    cross_entropy: Callable[..., Losses]
+    token_losses: Callable[..., jax.Array]
+
+
+def plain_einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """`jnp.einsum` in the dtype of `x`: matrix units accumulate in float32 by themselves."""
+    return jnp.einsum(spec, x, w.astype(x.dtype))
+
+
+def build(config: Kernels, platform: str, n_devices: int) -> KernelSet:
+    """The kernels that `config` names; `auto` is decided here, by platform and number of devices alone."""
+    # The kernels of cpu.py are written for one process's matrix library, not for a partitioned program.
+    auto = "cpu" if platform == "cpu" and n_devices == 1 else "plain"
+
+    def chosen(key: str) -> str:
+        choice = getattr(config, key)
+        return auto if choice == "auto" else choice
+
+    def chunks(hidden_BTD: jax.Array, head: Head) -> int:
+        tokens = hidden_BTD.shape[0] * hidden_BTD.shape[1]
+        return loss.n_chunks(tokens, head.weight.shape[0], logits_mib=config.logits_mib, n_devices=n_devices)
+
+    def cross_entropy(
+        hidden_BTD: jax.Array, head: Head, targets_BT: jax.Array, weights_BT: jax.Array, *, z_loss: float
+    ) -> Losses:
+        pieces = chunks(hidden_BTD, head)
+        return loss.cross_entropy(hidden_BTD, head, targets_BT, weights_BT, z_loss=z_loss, chunks=pieces)
+
+    def token_losses(hidden_BTD: jax.Array, head: Head, targets_BT: jax.Array) -> jax.Array:
+        return loss.token_losses(hidden_BTD, head, targets_BT, chunks=chunks(hidden_BTD, head))
+
+    blockwise = partial(scores.blockwise, blocks=config.attention_blocks)
+    attention = {"dot_product": scores.dot_product, "blockwise": blockwise}
+    einsum = {"plain": plain_einsum}
+    activation = {"plain": ACTIVATIONS}
+    attention |= {"plain": blockwise, "cpu": blockwise}
+    einsum |= {"cpu": plain_einsum}
+    activation |= {"cpu": ACTIVATIONS}
+    return KernelSet(
+        einsum=einsum[chosen("products")],
+        activation=activation[chosen("activations")],
+        attention=attention[chosen("attention")],
+        cross_entropy=cross_entropy,
+        token_losses=token_losses,
+    )
