@@ -1,0 +1,128 @@
+"""Muon: momentum made orthogonal (Jordan et al., 2024), for matrices of any number of dimensions."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain, islice, repeat
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmx.optim.config import Muon
+from lmx.params import Param, named_params, path_name
+from lmx.types import Tree
+
+Polynomial = tuple[float, float, float]
+"""a, b, c of a x + b x^3 + c x^5."""
+
+QUINTIC: Polynomial = (3.4445, -4.7750, 2.0315)
+
+# arXiv:2505.16932, algorithm 1: each the best for the range of singular values that the ones before it leave.
+POLAR_EXPRESS: tuple[Polynomial, ...] = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+_SAFETY = 1.01  # keeps singular values that rounding lifts above 1 inside the range of the next polynomial
+
+
+def polynomials(name: str, steps: int) -> list[Polynomial]:
+    """The polynomial of each of `steps` iterations."""
+    if name == "quintic":
+        return [QUINTIC] * steps
+    safe = [(a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in POLAR_EXPRESS[:-1]]
+    return list(islice(chain(safe, repeat(POLAR_EXPRESS[-1])), steps))
+
+
+class MatrixLayout(NamedTuple):
+    """How an array is a stack of matrices: transposed by `order`, then reshaped to [batch..., rows, columns].
+
+    rows are the inputs of the product, columns its outputs.
+    """
+
+    order: tuple[int, ...]
+    batch: tuple[int, ...]
+    rows: int
+    columns: int
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """The array as [batch..., rows, columns]."""
+        return x.transpose(self.order).reshape(*self.batch, self.rows, self.columns)
+
+    def join(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The inverse of `split`, for an array of this shape."""
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return x.reshape([shape[i] for i in self.order]).transpose(back)
+
+
+def matrix_layout(param: Param, heads: str) -> MatrixLayout:
+    """Layers and experts are always separate matrices; heads are when `heads` is per_head."""
+    apart = {"layers", "experts"} | ({"heads", "kv_heads"} if heads == "per_head" else set())
+    batch = [i for i, axis in enumerate(param.axes) if axis in apart]
+    rows = [i for i, axis in enumerate(param.axes) if axis not in apart and axis in param.inputs]
+    columns = [i for i, axis in enumerate(param.axes) if axis not in apart and axis not in param.inputs]
+    size = lambda dims: math.prod(param.shape[i] for i in dims)
+    return MatrixLayout(
+        (*batch, *rows, *columns), tuple(param.shape[i] for i in batch), size(rows), size(columns)
+    )
+
+
+def orthogonalise(x_BRC: jax.Array, coefficients: list[Polynomial], dtype: str) -> jax.Array:
+    """The nearest matrices with orthonormal rows or columns, roughly: singular values near 1.
+
+    x [..., R, C] float32; the same comes back. A matrix of zeros stays one.
+    """
+    x = x_BRC / (jnp.linalg.norm(x_BRC, axis=(-2, -1), keepdims=True) * _SAFETY + 1e-7)
+    tall = (
+        x.shape[-2] > x.shape[-1]
+    )  # the products are square in the side that stands first: take the shorter one
+    x = (jnp.swapaxes(x, -2, -1) if tall else x).astype(dtype)
+    product = lambda s, p, q: jnp.einsum(s, p, q, preferred_element_type=jnp.float32)
+    for a, b, c in coefficients:
+        gram = product("...ik,...jk->...ij", x, x).astype(dtype)
+        mix = (b * gram + c * product("...ij,...jk->...ik", gram, gram)).astype(dtype)
+        x = (a * x + product("...ij,...jk->...ik", mix, x)).astype(dtype)
+    return (jnp.swapaxes(x, -2, -1) if tall else x).astype(jnp.float32)
+
+
+def update_scale(rule: str, rows: int, columns: int) -> float:
+    """Factor of an orthogonal update of a matrix with `rows` inputs and `columns` outputs."""
+    if rule == "original":
+        return max(1.0, columns / rows) ** 0.5
+    if rule == "match_rms_adamw":
+        return 0.2 * max(rows, columns) ** 0.5
+    return (columns / rows) ** 0.5 if rule == "spectral" else 1.0
+
+
+class MuonState(NamedTuple):
+    """momentum: mean of the gradients."""
+
+    momentum: Tree
+
+
+def scale_by_muon(config: Muon, specs: Tree) -> optax.GradientTransformation:
+    """Gradients -> orthogonal directions, for those leaves that are not masked out."""
+    params = named_params(specs)
+    coefficients = polynomials(config.newton_schulz.coefficients, config.newton_schulz.steps)
+    beta = config.momentum
+
+    def one(path: tuple, gradient: jax.Array, momentum: jax.Array) -> jax.Array:
+        layout = matrix_layout(params[path_name(path)], config.heads)
+        mean = (1 - beta) * gradient + beta * momentum if config.nesterov else momentum
+        x = orthogonalise(layout.split(mean), coefficients, config.newton_schulz.dtype)
+        return layout.join(x * update_scale(config.scale, layout.rows, layout.columns), gradient.shape)
+
+    def update(gradients: Tree, state: MuonState, params: Tree = None) -> tuple[Tree, MuonState]:
+        momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, state.momentum, gradients)
+        return jax.tree_util.tree_map_with_path(one, gradients, momentum), MuonState(momentum)
+
+    return optax.GradientTransformation(
+        lambda params: MuonState(jax.tree.map(jnp.zeros_like, params)), update
+    )
