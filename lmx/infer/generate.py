@@ -9,19 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from lmx.infer.sampling import sample
+from lmx.layers.loss import logits
 from lmx.models.model import Model
 from lmx.types import Tree
-
-
-def logits(model: Model, params: Tree, hidden_BTD: jax.Array) -> jax.Array:
-    """Output logits, float32 [B, T, V], soft-capped where the model is."""
-    head = model.head(params)
-    y_BTV = jnp.einsum("btd,vd->btv", hidden_BTD, head.weight, preferred_element_type=jnp.float32)
-    if head.bias is not None:
-        y_BTV = y_BTV + head.bias
-    if head.softcap is not None:
-        y_BTV = head.softcap * jnp.tanh(y_BTV / head.softcap)
-    return y_BTV
 
 
 def check_length(model: Model, prompt: int, n_tokens: int) -> None:
@@ -53,7 +43,7 @@ def make_generate(
     """
 
     def choose(params: Tree, hidden_BTD: jax.Array, key: jax.Array, done_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y_BV = logits(model, params, hidden_BTD[:, -1:])[:, 0]
+        y_BV = logits(hidden_BTD[:, -1], model.head(params))
         if vocab_size is not None and vocab_size < y_BV.shape[-1]:
             y_BV = jnp.where(jnp.arange(y_BV.shape[-1]) < vocab_size, y_BV, -jnp.inf)
         ids_B = sample(y_BV, key, temperature=temperature, top_k=top_k, top_p=top_p)

@@ -31,3 +31,51 @@ class TrainConfig(Config):
     logging: Logging = field("what is reported, and where", effect="bookkeeping")
     resume: Text | None = field("run directory to go on with", effect="bookkeeping")
     output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between keys: (key, message, fix that can be pasted)."""
+        return [*self.model.problems(), *_length_problems(self), *_batch_problems(self), *_size_problems(self)]
+
+
+def _length_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
+    t = config.trainer
+    if t.steps is None and t.tokens is None and t.epochs is None:
+        return [
+            (
+                "trainer.steps",
+                "the run has no length: one of trainer.steps, trainer.tokens and trainer.epochs must be set "
+                "(trainer.duration alone gives the schedule nothing to follow)",
+                "trainer.steps=1000",
+            )
+        ]
+    return []
+
+
+def _batch_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
+    t = config.trainer
+    try:
+        sequences = t.batch_sequences()
+    except ValueError as error:
+        tokens = int(t.global_batch_size.split()[0])
+        fit = max(tokens // t.sequence_length, 1) * t.sequence_length
+        return [("trainer.global_batch_size", str(error).partition(": ")[2], f"'trainer.global_batch_size={fit} tokens'")]
+    if sequences % t.accumulation:
+        fit = max(n for n in range(1, t.accumulation + 1) if sequences % n == 0)
+        message = f"a batch of {sequences} sequences cannot be split into {t.accumulation} micro-batches"
+        return [("trainer.accumulation", message, f"trainer.accumulation={fit}")]
+    return []
+
+
+def _size_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
+    found = []
+    t, longest = config.trainer, config.model.max_length()
+    if longest is not None and t.sequence_length > longest:
+        message = f"a context of {t.sequence_length} tokens is longer than the model's {longest} positions"
+        found.append(("trainer.sequence_length", message, f"trainer.sequence_length={longest}"))
+    if config.model.vocab_size < config.tokenizer.vocab_size:
+        message = (
+            f"{config.model.vocab_size} rows of embedding are fewer than the tokenizer's "
+            f"{config.tokenizer.vocab_size} tokens"
+        )
+        found.append(("model.vocab_size", message, f"model.vocab_size={config.tokenizer.vocab_size}"))
+    return found

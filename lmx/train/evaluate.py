@@ -34,7 +34,7 @@ def make_eval_step(
         losses = kernels.cross_entropy(out.hidden, model.head(params), batch.targets, batch.weights, z_loss=0.0)
         counted = batch.weights.astype(jnp.float32)
         n_bytes = jnp.zeros(()) if table is None else (table[batch.targets] * counted).sum()
-        return jnp.stack([losses.loss_sum, counted.sum(), n_bytes])
+        return jnp.stack([losses.nll, counted.sum(), n_bytes])
 
     return step
 

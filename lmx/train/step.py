@@ -39,7 +39,7 @@ def loss_sums(
         params, batch.tokens, batch.positions, segments_BT=batch.segments, dropout_key=dropout_key
     )
     losses = kernels.cross_entropy(out.hidden, model.head(params), batch.targets, batch.weights, z_loss=z_loss)
-    return losses.loss_sum + losses.z_sum, {"loss": losses.loss_sum}
+    return losses.total, {"loss": losses.nll}
 
 
 def _micro_batches(batch: Batch, n: int) -> Batch:

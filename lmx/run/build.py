@@ -1,0 +1,146 @@
+"""From a validated configuration to the parts of a run: mesh, model, optimizer, compiled programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+
+from lmx import params as param_tree
+from lmx.layers.kernels import KernelSet
+from lmx.models.model import Model
+from lmx.run.config import TrainConfig
+from lmx.sharding import check_divisible, make_mesh, make_shard, spec
+from lmx.train.step import init_state, make_train_step
+from lmx.types import Batch, TrainState, Tree
+
+
+class Parts(NamedTuple):
+    """What a configuration builds, before any array exists.
+
+    state_shardings is a TrainState of shardings; batch_sharding is that of every [B, T] array.
+    """
+
+    mesh: jax.sharding.Mesh
+    kernels: KernelSet
+    model: Model
+    tx: optax.GradientTransformationExtraArgs
+    learning_rate: Callable[[Any], Any]
+    batch_sharding: NamedSharding
+    abstract_state: TrainState
+    state_shardings: TrainState
+
+
+def use_compile_cache(folder: str | None) -> None:
+    """Keeps compiled programs in `folder` (made when missing), for every later run on this machine."""
+    if folder is None:
+        return
+    path = Path(folder).expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def build_model(config: Any, mesh: jax.sharding.Mesh, compute_dtype: str) -> tuple[Model, KernelSet]:
+    """The model of a configuration with `model`, `mesh` and `kernels`, and the kernels it computes with."""
+    platform = mesh.devices.flat[0].platform
+    kernels = config.kernels.build(platform, n_devices=mesh.size)
+    shard = make_shard(mesh, config.mesh.rules)
+    return config.model.build(compute_dtype=jnp.dtype(compute_dtype), kernels=kernels, shard=shard), kernels
+
+
+def build(config: TrainConfig, *, total_steps: int) -> Parts:
+    """All parts of a training run; ValueError where mesh, batch and model do not fit one another."""
+    trainer = config.trainer
+    mesh = make_mesh(config.mesh)
+    rules = config.mesh.rules
+    model, kernels = build_model(config, mesh, trainer.compute_dtype)
+    sequences = trainer.batch_sequences()
+    check_divisible(
+        "trainer.global_batch_size / trainer.accumulation",
+        (sequences // trainer.accumulation,),
+        ("batch",),
+        mesh,
+        rules,
+    )
+    check_divisible("trainer.eval_batch_size", (trainer.eval_batch_size,), ("batch",), mesh, rules)
+    factor = config.schedule.build(total_steps=total_steps, tokens_per_step=sequences * trainer.sequence_length)
+    tx = config.optimizer.build(model.specs, factor)
+    dtype = jnp.dtype(trainer.param_dtype)
+    param_shardings = param_tree.shardings(model.specs, mesh, rules)
+    abstract_params = param_tree.abstract(model.specs, dtype, param_shardings)
+    abstract_state = jax.eval_shape(lambda p: init_state(p, tx, ema=config.optimizer.ema_decay is not None), abstract_params)
+    state_shardings = _state_shardings(abstract_state, model.specs, param_shardings, mesh)
+    abstract_state = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract_state, state_shardings
+    )
+    return Parts(
+        mesh=mesh,
+        kernels=kernels,
+        model=model,
+        tx=tx,
+        learning_rate=lambda step: config.optimizer.learning_rate * factor(step),
+        batch_sharding=NamedSharding(mesh, spec(("batch", "length"), rules)),
+        abstract_state=abstract_state,
+        state_shardings=state_shardings,
+    )
+
+
+def _state_shardings(state: TrainState, specs: Tree, param_shardings: Tree, mesh: jax.sharding.Mesh) -> TrainState:
+    """Every array of the optimizer that mirrors a parameter (same path ending, same shape) lies as it does."""
+    replicated = NamedSharding(mesh, jax.P())
+    by_path = param_tree.named_params(specs)
+    flat = dict(zip(by_path, jax.tree.leaves(param_shardings), strict=True))
+
+    def one(path: tuple, leaf: Any) -> NamedSharding:
+        name = param_tree.path_name(path)
+        for param, sharding in flat.items():
+            if name.endswith("." + param) and by_path[param].shape == leaf.shape:
+                return sharding
+        return replicated
+
+    return jax.tree_util.tree_map_with_path(one, state)
+
+
+def make_state(config: TrainConfig, parts: Parts) -> TrainState:
+    """The state before the first step, made in place on the mesh. Equal values whatever the mesh."""
+    dtype = jnp.dtype(config.trainer.param_dtype)
+    key = jax.random.key(config.trainer.seed)
+    params = param_tree.init(parts.model.specs, key, dtype, parts.state_shardings.params)
+    start = jax.jit(
+        lambda p: init_state(p, parts.tx, ema=config.optimizer.ema_decay is not None)._replace(params=None),
+        out_shardings=parts.state_shardings._replace(params=None),
+    )
+    return start(params)._replace(params=params)
+
+
+def train_program(config: TrainConfig, parts: Parts, *, norms: bool) -> Callable[..., Any]:
+    """The jitted training step, its state donated and laid out as before when it comes back."""
+    step = make_train_step(
+        parts.model,
+        parts.kernels,
+        parts.tx,
+        learning_rate=parts.learning_rate,
+        accumulation=config.trainer.accumulation,
+        z_loss=config.trainer.z_loss,
+        seed=config.trainer.seed,
+        dropout=getattr(config.model, "dropout", 0.0) > 0.0,
+        ema_decay=config.optimizer.ema_decay,
+        norms=norms,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(parts.state_shardings, None))
+
+
+def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
+    """This host's rows of a global batch as its part of global arrays."""
+    if sharding.mesh.size == 1:
+        device = sharding.mesh.devices.flat[0]
+        return jax.tree.map(lambda x: jax.device_put(x, device), batch)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

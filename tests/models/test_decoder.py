@@ -1,0 +1,157 @@
+"""Properties that every decoder must have, over configurations that differ in every part."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmx import params as param_tree
+from lmx.layers.loss import logits
+from tests.support import build_model, model_config
+
+VARIANTS = {
+    "tiny": ("tiny", {}),
+    "nano": ("nano", {}),
+    "gpt2": ("gpt2", {"n_layers": 2, "d_model": 48, "n_heads": 4, "vocab_size": 97}),
+    "nanogpt_jax": ("nanogpt_jax", {"n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 97}),
+    "llama": ("llama3_8b", {"n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 1, "vocab_size": 97, "mlp.d_ff": 64}),
+    "qwen3": ("qwen3_0p6b", {"n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "vocab_size": 97, "mlp.d_ff": 64}),
+    "olmo2": ("olmo2_7b", {"n_layers": 2, "d_model": 48, "n_heads": 4, "vocab_size": 97, "mlp.d_ff": 64}),
+    "windows": ("tiny", {"n_layers": 5, "d_model": 48, "attention.windows": [5, None], "n_heads": 3}),
+    "nope": ("tiny", {"n_layers": 4, "d_model": 48, "n_heads": 3, "position.pattern": ["rope", "rope", "rope", "none"]}),
+    "gemma_like": (
+        "tiny",
+        {"n_layers": 2, "d_model": 48, "n_heads": 3, "norm.placement": "both", "norm.scale": "one_plus_weight", "norm.scale_in": "float32",
+         "mlp.kind": "gated", "mlp.activation": "gelu_tanh", "embedding_scale": "sqrt_d_model", "attention.softcap": 6.0},
+    ),
+}
+small = {"n_layers": 3, "d_model": 48, "n_heads": 3}
+
+
+@pytest.fixture(params=list(VARIANTS))
+def variant(request):
+    name, changes = VARIANTS[request.param]
+    if name in ("tiny", "nano"):
+        changes = small | changes
+        changes |= {"d_model": changes["n_heads"] * 16}
+    config = model_config(name, {"initializer.residual": "plain", "initializer.head": 0.3} | changes)
+    model = build_model(config)
+    params = param_tree.init(model.specs, jax.random.key(1), jnp.float32)
+    noise = lambda p, k: p + 0.2 * jax.random.normal(k, p.shape)
+    leaves, structure = jax.tree.flatten(params)
+    params = structure.unflatten([noise(p, jax.random.key(i)) for i, p in enumerate(leaves)])
+    return config, model, params
+
+
+def tokens_of(config, b, t, seed=0):
+    return np.random.default_rng(seed).integers(0, config.vocab_size, (b, t)).astype(np.int32)
+
+
+def run(model, params, tokens, **more):
+    return logits(model.forward(params, jnp.asarray(tokens), **more).hidden, model.head(params))
+
+
+def test_causality_by_gradient(variant):
+    """No output before position 7 has a gradient with respect to the embedding of token 7."""
+    config, model, params = variant
+    tokens = np.arange(12, dtype=np.int32)[None]
+
+    def early(table):
+        p = {**params, "embedding": {**params["embedding"], "tokens": table}}
+        hidden = model.forward(p, jnp.asarray(tokens)).hidden
+        return jnp.sum(hidden[0, :7] ** 2), jnp.sum(hidden[0, 7:] ** 2)
+
+    before = jax.grad(lambda table: early(table)[0])(params["embedding"]["tokens"])
+    after = jax.grad(lambda table: early(table)[1])(params["embedding"]["tokens"])
+    assert np.all(np.asarray(before[7:12]) == 0)
+    assert np.all(np.abs(np.asarray(after[7:12])).max(-1) > 0)
+
+
+def test_cached_equals_uncached(variant):
+    """Prefill and then one token at a time gives the logits of one full pass, past any window."""
+    config, model, params = variant
+    tokens = tokens_of(config, 2, 14)
+    full = run(model, params, tokens)
+    out = model.forward(params, jnp.asarray(tokens[:, :9]), cache=model.init_cache(2, 14))
+    parts, cache = [out.hidden], out.cache
+    for t in range(9, 14):
+        out = model.forward(params, jnp.asarray(tokens[:, t : t + 1]), cache=cache)
+        cache = out.cache
+        parts.append(out.hidden)
+    cached = logits(jnp.concatenate(parts, axis=1), model.head(params))
+    np.testing.assert_allclose(cached, full, rtol=2e-4, atol=2e-4)
+    assert cache.lengths.tolist() == [14, 14]
+
+
+def test_packed_equals_separate(variant):
+    """Documents in one row, with segments and restarting positions, give each one's own logits."""
+    config, model, params = variant
+    lengths = [5, 8, 3]
+    tokens = tokens_of(config, 1, sum(lengths))
+    segments = np.repeat(np.arange(1, 4), lengths)[None]
+    positions = np.concatenate([np.arange(n) for n in lengths])[None]
+    packed = run(model, params, tokens, positions_BT=jnp.asarray(positions), segments_BT=jnp.asarray(segments))
+    start = 0
+    for n in lengths:
+        alone = run(model, params, tokens[:, start : start + n])
+        np.testing.assert_allclose(packed[:, start : start + n], alone, rtol=2e-4, atol=2e-4)
+        start += n
+
+
+@pytest.mark.parametrize("change", [{"layer_loop": "scan"}, {"layer_loop": "unroll"}, {"remat": "full"}, {"remat": "dots"}, {"remat": "dots_no_batch"}, {"remat": "block_io"}])
+def test_loop_and_remat_change_nothing(change):
+    """Scanned, unrolled and rematerialised layers give the same value and gradient."""
+    base = small | {"attention.windows": [4, None], "initializer.residual": "plain", "layer_loop": "scan"}
+    tokens = jnp.asarray(tokens_of(model_config("tiny", base), 2, 10))
+
+    def value_and_grad(changes):
+        model = build_model(model_config("tiny", changes))
+        params = param_tree.init(model.specs, jax.random.key(0), jnp.float32)
+        loss = lambda p: jnp.mean(jnp.square(model.forward(p, tokens).hidden) * jnp.arange(48))
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    expected, got = value_and_grad(base), value_and_grad(base | change)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), expected, got)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpt2", 124_439_808),  # Radford et al. 2019, as published weights count
+        ("gpt2_medium", 354_823_168),
+        ("gpt2_large", 774_030_080),
+        ("gpt2_xl", 1_557_611_200),
+        ("llama3_8b", 8_030_261_248),  # meta-llama/Meta-Llama-3-8B
+        ("qwen3_0p6b", 596_049_920),  # Qwen/Qwen3-0.6B
+        ("olmo2_7b", 7_298_617_344),  # allenai/OLMo-2-1124-7B
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name, expected):
+    assert param_tree.count(build_model(model_config(name)).specs) == expected
+
+
+def test_dropout_is_drawn_from_its_key():
+    """The same key drops the same, another key another, and none without a key."""
+    config = model_config("tiny", small | {"dropout": 0.3, "initializer.residual": "plain"})
+    model = build_model(config)
+    params = param_tree.init(model.specs, jax.random.key(0), jnp.float32)
+    tokens = jnp.asarray(tokens_of(config, 1, 8))
+    out = lambda key: np.asarray(model.forward(params, tokens, dropout_key=key).hidden)
+    one, same, other = out(jax.random.key(1)), out(jax.random.key(1)), out(jax.random.key(2))
+    none = out(None)
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 0.01
+    assert np.abs(one - none).max() > 0.01
+
+
+def test_bf16_stays_near_float32():
+    config = model_config("tiny", small)
+    model32, model16 = build_model(config), build_model(config, dtype="bfloat16")
+    params = param_tree.init(model32.specs, jax.random.key(0), jnp.float32)
+    tokens = jnp.asarray(tokens_of(config, 2, 16))
+    a = model32.forward(params, tokens).hidden
+    b = model16.forward(params, tokens).hidden
+    assert b.dtype == jnp.bfloat16
+    assert float(jnp.abs(a - b.astype(jnp.float32)).mean()) < 0.05

@@ -1,0 +1,45 @@
+"""What several tests need: configurations from the real YAML, built small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from omegaconf import OmegaConf
+
+from lmx.config.resolvers import register
+from lmx.models import Model
+from lmx.sharding import Shard
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+
+
+def read_option(group: str, option: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One YAML of conf/, with its `defaults` merged in and `changes` applied (dotted keys), not yet resolved."""
+    tree = OmegaConf.load(CONF / group / f"{option}.yaml")
+    base = OmegaConf.create({})
+    for entry in tree.pop("defaults", []):
+        if entry != "_self_":
+            base = OmegaConf.merge(base, OmegaConf.create(read_option(group, entry)))
+    tree = OmegaConf.merge(base, tree)
+    for key, value in (changes or {}).items():
+        OmegaConf.update(tree, key, value)
+    return OmegaConf.to_container(tree)
+
+
+def model_config(option: str, changes: dict[str, Any] | None = None) -> Any:
+    """A validated `model` option, for the bytes tokenizer."""
+    register()
+    tree = {"model": read_option("model", option, changes), "tokenizer": {"vocab_size": 256}}
+    return Model.model_validate(OmegaConf.to_container(OmegaConf.create(tree), resolve=True)["model"])
+
+
+def build_model(config: Any, *, dtype: str = "float32", kernels: str = "plain", shard: Shard = lambda x, axes: x) -> Any:
+    """The model on one device."""
+    from lmx.layers import Kernels
+
+    register()
+    knobs = Kernels.model_validate(OmegaConf.to_container(OmegaConf.create(read_option("kernels", kernels)), resolve=True))
+    return config.build(compute_dtype=jnp.dtype(dtype), kernels=knobs.build("cpu", n_devices=1), shard=shard)
