@@ -1,0 +1,260 @@
+"""From a command line to a validated configuration, or to every problem that stands against it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lmx.config.apply import apply_values
+from lmx.config.component import Component, Config
+from lmx.config.errors import ConfigError, Problem
+from lmx.config.groups import Composition, compose_groups
+from lmx.config.origins import Origins, origins_of
+from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
+from lmx.config.report import Findings, explain
+from lmx.config.resolve import Resolved, resolve
+from lmx.config.schema import effect_of, fields_of
+from lmx.config.sources import Place, Tree, conf_dir
+from lmx.config.validate import validate
+
+Schema = TypeVar("Schema", bound=Config)
+
+
+@dataclass(frozen=True)
+class Composed(Generic[Schema]):
+    """A configuration that holds.
+
+    config      the validated object
+    tree        plain dicts, lists and scalars, as `config.yaml` keeps them: resolved, `300M` written out
+    overrides   the overrides of the command line that made it, Hydra's own left out
+    schema      the root class
+    find_origins  computes `.origins` when they are asked for
+    """
+
+    config: Schema
+    tree: dict[str, Any]
+    overrides: list[str]
+    schema: type[Schema]
+    find_origins: Callable[[], Origins]
+
+    @cached_property
+    def origins(self) -> Origins:
+        """Full path -> where the value was set."""
+        return self.find_origins()
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the tree without the keys that are bookkeeping: equal for runs that compute the same."""
+        return tree_hash(self.tree, self.schema)
+
+    def yaml(self) -> str:
+        """The tree as YAML text; OmegaConf and `read_tree` read it back unchanged."""
+        return yaml.safe_dump(self.tree, sort_keys=False, allow_unicode=True, width=110)
+
+
+def load(
+    command: str,
+    overrides: Sequence[str] = (),
+    *,
+    schema: type[Schema],
+    conf: str | Path | None = None,
+    config_dir: str | Path | None = None,
+    primary: str | None = None,
+) -> Composed[Schema]:
+    """Composes `conf/<command>.yaml` with `overrides`; ConfigError with every problem where it does not hold.
+
+    `conf` is the folder of the primary configuration (the packaged one), `config_dir` one more to search,
+    `primary` the name of the primary file where it is not the command's.
+    """
+    composer = Composer(command, schema, conf=conf, config_dir=config_dir, primary=primary, overrides=overrides)
+    composed, problems = composer.check(overrides)
+    if composed is None:
+        raise ConfigError(problems, command)
+    return composed
+
+
+class Composer(Generic[Schema]):
+    """Composes one command's configuration again and again: once, or for each point of a sweep."""
+
+    def __init__(
+        self,
+        command: str,
+        schema: type[Schema],
+        *,
+        conf: str | Path | None = None,
+        config_dir: str | Path | None = None,
+        primary: str | None = None,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        """`overrides` serve to find hydra.searchpath alone; ConfigError where a search path does not exist."""
+        self.command = command
+        self.schema = schema
+        folder = str(Path(conf).resolve()) if conf is not None else str(conf_dir())
+        further = str(Path(config_dir).resolve()) if config_dir is not None else None
+        self.place = Place(primary or command.replace(" ", "_"), folder, further)
+        searchpath = _check_searchpath(self.place, overrides, config_dir, command)
+        self.tree = Tree(self.place, searchpath)
+        if not self.tree.repository.config_exists(self.place.primary):
+            near = self.tree.options("")
+            message = f"there is no primary configuration of this name; there are {', '.join(near)}"
+            raise ConfigError([Problem(f"--config-name {self.place.primary}", message, kind="primary")], command)
+        self._compositions: dict[tuple[str, ...], Composition] = {}
+
+    def compose(self, groups: Sequence[str]) -> Composition:
+        """The tree before overrides of values; the same object for the same choices."""
+        key = tuple(groups)
+        if key not in self._compositions:
+            self._compositions[key] = compose_groups(self.tree, groups)
+        return self._compositions[key]
+
+    def check(
+        self, overrides: Sequence[str], job: Mapping[str, Any] | None = None
+    ) -> tuple[Composed[Schema] | None, list[Problem]]:
+        """The configuration, or None and every problem. `job`: values of hydra.job, in a sweep."""
+        parsed, problems = parse_overrides(self.tree, overrides)
+        base = self.compose(())
+        found = Findings(self.tree, self.schema, base, self.compose)
+        problems += base.problems
+        if base.cfg is None:
+            return None, problems
+        kinds, wrong = sort_overrides(self.tree, parsed, base.choices)
+        problems += wrong
+        composition = self.compose([o.input_line or "" for o in [*kinds.groups, *kinds.hydra]])
+        if composition is not base:
+            problems += composition.problems
+        if composition.cfg is None:
+            return None, problems
+        found.dropped = {**kinds.dropped, **{group: None for group in composition.failed}}
+        cfg, wrong = apply_values(composition.cfg, kinds.values, self.schema)
+        resolved = _resolve_job(cfg, composition, job)
+        checked = validate(self.schema, resolved.tree)
+        raw = [*wrong, *resolved.problems, *checked.problems]
+        if checked.config is not None and not raw:
+            raw += contradictions(checked.config)
+        lines = [o.input_line or "" for o in parsed if not o.is_hydra_override()]
+        find = _origin_finder(self.tree, composition, kinds)
+        if raw or problems:
+            return None, _unique(problems + explain(found, raw, resolved, composition, kinds, find()))
+        assert checked.config is not None
+        return Composed(checked.config, plain(checked.config, resolved.tree), lines, self.schema, find), []
+
+
+def _origin_finder(tree: Tree, composition: Composition, kinds: Sorted) -> Callable[[], Origins]:
+    return lambda: origins_of(tree, composition.defaults, kinds.values)
+
+
+def _resolve_job(cfg: DictConfig, composition: Composition, job: Mapping[str, Any] | None) -> Resolved:
+    """Resolves the job's part of a configuration, with Hydra's own part at hand for `${hydra:...}`."""
+    hydra_config = HydraConfig.instance()
+    before = hydra_config.cfg
+    whole = copy.deepcopy(composition.cfg)
+    assert whole is not None
+    with open_dict(whole):
+        for name, value in (job or {}).items():
+            whole.hydra.job[name] = value
+    try:
+        hydra_config.set_config(whole)
+        with open_dict(cfg):
+            cfg.pop("hydra", None)
+        return resolve(cfg)
+    finally:
+        hydra_config.cfg = before
+
+
+def contradictions(config: Config) -> list[Problem]:
+    """What the root class's own `problems()` says of a configuration whose fields are sound."""
+    check = getattr(config, "problems", None)
+    if check is None:
+        return []
+    return [Problem(key, message, fix=fix or None, kind="contradiction") for key, message, fix in check()]
+
+
+def _unique(problems: Sequence[Problem]) -> list[Problem]:
+    seen: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        seen.setdefault((problem.key, problem.message), problem)
+    return list(seen.values())
+
+
+def _check_searchpath(
+    place: Place, overrides: Sequence[str], config_dir: str | Path | None, command: str
+) -> list[str] | None:
+    """hydra.searchpath of the command line; ConfigError naming every folder that is not there."""
+    problems = []
+    if config_dir is not None and not os.path.isdir(place.config_dir or ""):
+        problems.append(
+            Problem(f"--config-dir {config_dir}", "there is no such folder", origin="command line", kind="path")
+        )
+    paths: list[str] | None = None
+    for line in overrides:
+        if line.lstrip("+").startswith("hydra.searchpath="):
+            value = OmegaConf.create(yaml.safe_load("x: " + line.partition("=")[2]))["x"]
+            paths = [str(item) for item in ([value] if isinstance(value, str) else value or [])]
+            for path in paths:
+                folder = path.removeprefix("file://")
+                if "://" not in folder and not os.path.isdir(folder):
+                    origin = f"command line: {line}"
+                    message = "there is no such folder; a package is written pkg://package.folder"
+                    problems.append(Problem("hydra.searchpath", message, path, origin, kind="path"))
+    if problems:
+        raise ConfigError(problems, command)
+    return paths
+
+
+def plain(config: Any, tree: Any) -> Any:
+    """The values of a validated object in the order and with the `_target_`s of the tree it came from."""
+    if isinstance(config, Config):
+        fields = {info.alias or name: name for name, info in type(config).model_fields.items()}
+        found = {}
+        for key in tree if isinstance(tree, Mapping) else fields_of(type(config)):
+            if key == "_target_" and isinstance(config, Component):
+                found[key] = tree[key]
+            elif key in fields:
+                inner = tree.get(key) if isinstance(tree, Mapping) else None
+                found[key] = plain(getattr(config, fields[key]), inner)
+        return found
+    if isinstance(config, Mapping):
+        inside = tree if isinstance(tree, Mapping) else {}
+        return {str(key): plain(value, inside.get(str(key))) for key, value in config.items()}
+    if isinstance(config, list | tuple | set | frozenset):
+        trees = tree if isinstance(tree, list) and len(tree) == len(config) else [None] * len(config)
+        return [plain(value, inner) for value, inner in zip(config, trees, strict=True)]
+    if isinstance(config, Path):
+        return str(config)
+    return config
+
+
+def tree_hash(tree: Mapping[str, Any], schema: type[Config]) -> str:
+    """sha256 over the canonical JSON of every key whose change affects numerics or throughput."""
+
+    def keep(node: Any, prefix: str) -> Any:
+        if not isinstance(node, Mapping):
+            return node
+        kept = {}
+        for key, value in node.items():
+            path = f"{prefix}{key}"
+            if effect_of(schema, path, tree) != "bookkeeping":
+                kept[key] = keep(value, f"{path}.")
+        return kept
+
+    text = json.dumps(keep(tree, ""), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """The tree of a `config.yaml` that `Composed.yaml` wrote."""
+    tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds no configuration: expected keys and values")
+    return {str(key): value for key, value in tree.items()}

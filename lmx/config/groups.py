@@ -1,0 +1,184 @@
+"""Composition of files by Hydra, and what its errors mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from hydra.core.default_element import ResultDefault
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lmx.config.errors import UNSET, Problem
+from lmx.config.near import nearest, nearest_key
+from lmx.config.origins import command_line, default_entry
+from lmx.config.schema import flatten
+from lmx.config.sources import Tree, show_path, yaml_node
+
+_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError, OSError, TypeError)
+
+
+@dataclass
+class Composition:
+    """What Hydra makes of a choice of options.
+
+    cfg       the whole tree, with its `hydra` node and its interpolations; None where not even that exists
+    defaults  the files in merge order
+    choices   group -> option
+    problems  of files and choices that could not be composed
+    failed    packages of the groups whose choice was left out
+    """
+
+    cfg: DictConfig | None = None
+    defaults: list[ResultDefault] = field(default_factory=list)
+    choices: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def compose_groups(tree: Tree, lines: Sequence[str]) -> Composition:
+    """Composes with the overrides `lines`; those that Hydra cannot follow are left out, each with its problem."""
+    try:
+        return _compose(tree, lines)
+    except _ERRORS as error:
+        if not lines:
+            return Composition(problems=_problems(tree, None, error, None))
+    problems: list[Problem] = []
+    failed: list[str] = []
+    sound: list[str] = []
+    for line in sorted(lines, key=lambda text: "hydra.searchpath=" not in text):
+        try:
+            _compose(tree, [*sound, line])
+            sound.append(line)
+        except _ERRORS as error:
+            problems += _problems(tree, line, error, sound)
+            failed.append(line.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", "."))
+    result = _compose(tree, sound)
+    result.problems, result.failed = problems, failed
+    return result
+
+
+def _compose(tree: Tree, lines: Sequence[str]) -> Composition:
+    primary = tree.place.primary
+    mode = RunMode.RUN
+    cfg = tree.loader.load_configuration(primary, list(lines), mode, validate_sweep_overrides=False)
+    defaults = tree.loader.compute_defaults_list(primary, list(lines), mode)
+    choices = {k: v for k, v in defaults.overrides.known_choices.items() if not k.startswith("hydra/")}
+    return Composition(cfg, defaults.defaults, choices)
+
+
+def _problems(tree: Tree, line: str | None, error: BaseException, sound: Sequence[str] | None) -> list[Problem]:
+    """What an error of Hydra's means to a person."""
+    text = str(error)
+    origin = command_line(line) if line else None
+    if isinstance(error, yaml.MarkedYAMLError):
+        return [_yaml_problem(error)]
+    if isinstance(error, MissingConfigException):
+        return _missing_option(tree, error, origin)
+    name = line.lstrip("+~").partition("=")[0] if line else ""
+    if line and name.startswith("hydra"):
+        return [_hydra_problem(tree, line, name, text, origin)]
+    inside = re.match(r"In '([^']+)': (.*)", text, re.DOTALL)
+    if inside:
+        path = tree.file(inside[1])
+        place = show_path(path) if path else inside[1]
+        override = re.search(r"Could not override '([^']+)'", inside[2])
+        if override:
+            group = override[1].split("@")[0]
+            near = nearest(group, [g for g in tree.groups() if g != group])
+            message = "the defaults list overrides a group that is not there" + (f"; the nearest is {near}" if near else "")
+            return [Problem(group, message, origin=default_entry(tree, inside[1], group), kind="unknown_group")]
+        return [Problem(name, _first_line(inside[2]), origin=place, kind="composition")]
+    return [Problem(name, _first_line(text), origin=origin, kind="composition")]
+
+
+def _first_line(text: str) -> str:
+    """The first line of a message, without advice to add `+`."""
+    lines = [part.strip() for part in text.splitlines() if part.strip() and "use +" not in part]
+    return lines[0] if lines else "cannot be composed"
+
+
+def _yaml_problem(error: yaml.MarkedYAMLError) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    origin = f"{show_path(mark.name)}:{mark.line + 1}" if mark else None
+    reason = error.problem or error.context or "cannot be read"
+    return Problem("", f"this is no YAML: {reason}", origin=origin, kind="yaml")
+
+
+def _missing_option(tree: Tree, error: MissingConfigException, origin: str | None) -> list[Problem]:
+    """Every option that the file with the missing one names and that does not exist."""
+    where = re.match(r"In '([^']+)'", str(error))
+    missing = error.missing_cfg_file or ""
+    missing = str(missing if isinstance(missing, str) else missing[0])
+    parent = where[1] if where else tree.place.primary
+    path = tree.file(parent)
+    entries = _entries(path) if path and path.is_file() else []
+    problems = []
+    for group, option, line in entries:
+        if group and option is not None and option not in tree.options(group):
+            options = tree.options(group)
+            near = nearest(option, options)
+            message = f"no such option; the options are {', '.join(options)}" if options else "no such group"
+            fix = f"{line}: {group}: {near}" if near else None
+            problems.append(Problem(group, message, option, line, fix, "unknown_option"))
+        elif not group and option not in ("_self_", None) and not tree.repository.config_exists(_beside(parent, option)):
+            problems.append(Problem(_beside(parent, option), "no such file", origin=line, kind="unknown_option"))
+    if problems:
+        return problems
+    group, _, option = missing.rpartition("/")
+    options = tree.options(group)
+    message = f"no such option; the options are {', '.join(options)}" if options else "no such file"
+    return [Problem(group, message, option, origin or (show_path(path) if path else None), kind="unknown_option")]
+
+
+def _beside(parent: str, name: str) -> str:
+    folder = parent.rpartition("/")[0]
+    if name.startswith("/"):
+        return name[1:]
+    return f"{folder}/{name}" if folder else name
+
+
+def _entries(path: Any) -> list[tuple[str, str | None, str]]:
+    """(group, option, origin) of each entry of a file's defaults list; a bare name has the group ''."""
+    node = yaml_node(path)
+    found: list[tuple[str, str | None, str]] = []
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.value != "defaults" or not isinstance(value, yaml.SequenceNode):
+            continue
+        for item in value.value:
+            line = f"{show_path(path)}:{item.start_mark.line + 1}"
+            if isinstance(item, yaml.ScalarNode):
+                found.append(("", str(item.value).split("@")[0], line))
+                continue
+            for name, option in item.value if isinstance(item, yaml.MappingNode) else ():
+                group = str(name.value).split(" ")[-1].split("@")[0].lstrip("/")
+                null = option.tag.endswith(":null") or "${" in str(option.value)
+                if isinstance(option, yaml.ScalarNode):
+                    found.append((group, None if null else str(option.value), line))
+    return found
+
+
+def _hydra_problem(tree: Tree, line: str, name: str, text: str, origin: str | None) -> Problem:
+    """A wrong override of Hydra's own configuration."""
+    if "/" in name:
+        options = tree.options(name)
+        message = f"no such option; the options are {', '.join(options)}" if options else "Hydra has no such group"
+        near = nearest(line.partition("=")[2], options) if options else None
+        return Problem(name, message, UNSET, origin, f"{name}={near}" if near else None, "hydra")
+    whole = _compose(tree, []).cfg
+    tree_of_hydra = OmegaConf.to_container(whole.hydra, resolve=False) if whole is not None else {}
+    known = [f"hydra.{key}" for key in flatten(tree_of_hydra)]
+    if name not in known and "Could not override" in text:
+        parent = name.rpartition(".")[0]
+        beside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent]
+        near = nearest_key(name, beside, known)
+        hint = f"; the nearest is {near}" if near else ""
+        fix = f"{near}={line.partition('=')[2]}" if near else None
+        return Problem(name, f"Hydra has no such key{hint}", UNSET, origin, fix, "hydra")
+    lines = [part for part in text.splitlines() if part.strip() and not part.startswith("Error merging")]
+    return Problem(name, (lines[0] if lines else "Hydra cannot take this value"), UNSET, origin, None, "hydra")

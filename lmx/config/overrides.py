@@ -1,0 +1,251 @@
+"""The overrides of a command line: parsed one by one, so that every bad one is reported, and sorted by kind."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException
+
+from lmx.config.errors import Problem, show_value
+from lmx.config.near import nearest
+from lmx.config.origins import command_line
+from lmx.config.sources import Tree
+
+
+class Sorted(NamedTuple):
+    """The sound overrides of a command line, each list in the order given.
+
+    values   set keys of the job
+    groups   choose options of groups
+    hydra    change Hydra itself
+    dropped  groups whose choice was not sound: group -> option taken in its place, or None
+    """
+
+    values: list[Override]
+    groups: list[Override]
+    hydra: list[Override]
+    dropped: dict[str, str | None]
+
+
+def write_value(value: Any, tree: Tree | None = None) -> str:
+    """A value in the grammar of overrides."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{k}:{write_value(v, tree)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(write_value(v, tree) for v in value) + "]"
+    if not isinstance(value, str):
+        return show_value(value)
+    if re.fullmatch(r"[\w./+-]+", value) and not _reads_as_other(value):
+        return value
+    if re.fullmatch(r"\$\{[\w.]+\}", value):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _reads_as_other(text: str) -> bool:
+    """Whether plain text would be read as null, a boolean or a number."""
+    if text.lower() in ("null", "true", "false", "nan", "inf", "-inf", "+inf"):
+        return True
+    return bool(re.fullmatch(r"[+-]?(\d[\d_]*)?\.?\d*([eE][+-]?\d+)?", text))
+
+
+def write_override(key: str, value: Any, prefix: str = "") -> str:
+    """An override that a shell passes on unchanged."""
+    return shlex.quote(f"{prefix}{key}={write_value(value)}")
+
+
+def parse_overrides(tree: Tree, lines: Sequence[str]) -> tuple[list[Override], list[Problem]]:
+    """Every override that can be read, and a problem for each that cannot."""
+    parsed: list[Override] = []
+    problems: list[Problem] = []
+    words = list(lines)
+    index = 0
+    while index < len(words):
+        line = words[index]
+        joined = _joined(words, index)
+        if joined:
+            text, taken = joined
+            index += taken
+            problems.append(_unreadable(" ".join(words[index - taken : index]), text))
+            continue
+        index += 1
+        try:
+            override = tree.parser.parse_override(line)
+            override.config_loader = tree.loader
+            parsed.append(override)
+        except (HydraException, AssertionError) as error:
+            problems.append(_parse_problem(tree, line, error))
+    return parsed, problems
+
+
+def _joined(words: Sequence[str], index: int) -> tuple[str, int] | None:
+    """`key = value` and `key value` written as several words: the override meant, and how many words it took."""
+    here = words[index]
+    after = words[index + 1] if index + 1 < len(words) else ""
+    last = words[index + 2] if index + 2 < len(words) else ""
+    if not re.fullmatch(r"-{0,2}[+~]{0,2}[A-Za-z_][\w./@-]*=?", here):
+        return None
+    name = here.lstrip("-")
+    if here.endswith("=") and after and "=" not in after:
+        return f"{name}{after}", 2
+    if here.endswith("="):
+        return None
+    if after == "=" and last and "=" not in last:
+        return f"{name}={last}", 3
+    if after.startswith("=") and len(after) > 1:
+        return f"{name}{after}", 2
+    if after and not here.startswith("~") and "=" not in after and re.fullmatch(r"[\w./+-]+", after):
+        return (f"{name}={after}", 2) if "." in name or here.startswith("-") else None
+    return None
+
+
+def _unreadable(line: str, meant: str | None = None, message: str = "") -> Problem:
+    return Problem(
+        key=line,
+        message=message or "an override is one word, key=value",
+        origin="command line",
+        fix=shlex.quote(meant) if meant else None,
+        kind="syntax",
+    )
+
+
+def _parse_problem(tree: Tree, line: str, error: Exception) -> Problem:
+    bare = line.lstrip("-")
+    if line.startswith("-"):
+        meant = bare if "=" in bare else None
+        return _unreadable(line, meant, "unknown option; a key is set without dashes, key=value")
+    if "=" not in line:
+        group, _, option = bare.lstrip("+~").rpartition("/")
+        if group and tree.is_group(group) and option in tree.options(group):
+            return _unreadable(line, f"{group}={option}", "an option of a group is chosen with =")
+        owners = [g for g in tree.groups() if bare in tree.options(g)]
+        if owners:
+            return _unreadable(line, f"{owners[0]}={bare}", f"{bare} is an option of the group {owners[0]}")
+        return _unreadable(line)
+    key, _, value = line.partition("=")
+    if re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w./@-]*", key):
+        for meant in (f"{key}={value.lstrip('=').strip()}", f"{key}={_quoted(value)}"):
+            if meant != line and _parses(tree, meant):
+                return _unreadable(line, meant, "the value cannot be read; text with special characters needs quotes")
+    reason = str(error).strip().splitlines()
+    return _unreadable(line, None, "cannot be read" + (f": {reason[0]}" if reason else ""))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _parses(tree: Tree, line: str) -> bool:
+    try:
+        tree.parser.parse_override(line)
+    except (HydraException, AssertionError):
+        return False
+    return True
+
+
+def sort_overrides(
+    tree: Tree, overrides: Sequence[Override], choices: dict[str, Any]
+) -> tuple[Sorted, list[Problem]]:
+    """The sound overrides by kind, and a problem for each group choice or sweep that is not sound.
+
+    `choices` are the groups of the command's defaults list, with what they choose.
+    """
+    result = Sorted([], [], [], {})
+    problems: list[Problem] = []
+    for override in overrides:
+        name = override.key_or_group
+        if override.is_sweep_override():
+            problems.append(_sweep_problem(override))
+            if tree.is_group(name):
+                result.dropped[name.replace("/", ".")] = None
+        elif override.is_hydra_override():
+            result.hydra.append(override)
+        elif tree.is_group(name) and not isinstance(override.value(), dict):
+            problem = _group_problem(tree, override, choices)
+            if problem is None:
+                result.groups.append(override)
+                continue
+            problems.append(problem)
+            _take_meant_option(tree, problem, result)
+        elif override.package is not None:
+            meant = nearest(name, tree.groups())
+            problems.append(
+                Problem(
+                    name,
+                    "no such group" + (f"; the nearest is {meant}" if meant else ""),
+                    origin=command_line(override.input_line or name),
+                    kind="unknown_group",
+                )
+            )
+        else:
+            result.values.append(override)
+    return result, problems
+
+
+def _take_meant_option(tree: Tree, problem: Problem, result: Sorted) -> None:
+    """Goes on with the option that was probably meant, so that the rest can be checked."""
+    meant = shlex.split(problem.fix)[0] if problem.fix else None
+    option = None
+    if meant and not meant.startswith("~") and _parses(tree, meant):
+        override = tree.parser.parse_override(meant)
+        result.groups.append(override)
+        option = str(override.value())
+    result.dropped[problem.key.replace("/", ".")] = option
+
+
+def _sweep_problem(override: Override) -> Problem:
+    line = override.input_line or override.key_or_group
+    text = override.get_value_element_as_str() if not override.is_interval_sweep() else ""
+    return Problem(
+        override.key_or_group,
+        "several values, but this is one run; -m runs each of them, [a,b] is a list, quotes make it one text",
+        origin=command_line(line),
+        value=text or line.partition("=")[2],
+        fix=shlex.join(["-m", line]),
+        kind="sweep",
+    )
+
+
+def _group_problem(tree: Tree, override: Override, choices: dict[str, Any]) -> Problem | None:
+    """What is wrong with the choice of an option, if anything."""
+    group, line = override.key_or_group, override.input_line or ""
+    value = override.value()
+    options = tree.options(group)
+    origin = command_line(line)
+    key = override.get_key_element().lstrip("+~")
+    listed = key in choices
+    if override.is_delete():
+        if not listed:
+            return Problem(group, "nothing to remove: no option of this group is chosen", origin=origin, kind="group")
+        return None
+    names = value if isinstance(value, list) else [value]
+    unknown = [n for n in names if str(n) not in options]
+    if unknown:
+        shown = ", ".join(options)
+        if value is None and listed:
+            cure = f"~{key}" if choices[key] else None
+            return Problem(group, f"null is no option; the options are {shown}", None, origin, cure, "unknown_option")
+        meant = nearest(str(unknown[0]), options)
+        message = f"no such option; the options are {shown}"
+        fix = write_override(key, meant) if meant else None
+        return Problem(group, message, value, origin, fix, "unknown_option")
+    if (override.is_add() or override.is_force_add()) and listed:
+        fix = write_override(key, value)
+        return Problem(group, "the group is there already; it is chosen without +", value, origin, fix, "group")
+    if override.is_force_add():
+        return Problem(group, "an option is added with one +", value, origin, write_override(key, value, "+"), "group")
+    if not listed and not override.is_add():
+        inside = nearest(group, [c.split("@")[0] for c in choices])
+        message = "this command has no such group"
+        fix = write_override(inside, value) if inside and str(value) in tree.options(inside) else None
+        return Problem(group, message, value, origin, fix, "unknown_group")
+    return None
+
+
+def is_quoted(override: Override) -> bool:
+    """Whether the value was written in quotes, and so is text for certain."""
+    return isinstance(override._value, QuotedString)

@@ -1,0 +1,145 @@
+"""Where configuration files lie, and Hydra's loader over them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import setup_globals
+
+from lmx.config.resolvers import register
+
+VERSION_BASE = "1.3"
+
+
+def conf_dir() -> Path:
+    """The packaged configuration: `lmx/conf` in a wheel, `conf` beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+class Place(NamedTuple):
+    """What a command is composed from.
+
+    primary     name of the primary file, without `.yaml`
+    conf        folder of the primary configuration, absolute
+    config_dir  a further folder, from `--config-dir`; absolute, or None
+    """
+
+    primary: str
+    conf: str
+    config_dir: str | None = None
+
+
+class Tree:
+    """The files that one set of search paths reaches."""
+
+    def __init__(self, place: Place, searchpath: Sequence[str] | None = None) -> None:
+        """`searchpath`: the value of hydra.searchpath given on the command line, if any."""
+        version.setbase(VERSION_BASE)
+        path = create_config_search_path(place.conf)
+        if place.config_dir is not None:
+            path.prepend("command-line", f"file://{place.config_dir}", SearchPathQuery(provider="schema"))
+        setup_globals()
+        register()
+        self.place = place
+        self.loader = ConfigLoaderImpl(path)
+        self.parser = OverridesParser.create(config_loader=self.loader)
+        overrides = [] if searchpath is None else [f"hydra.searchpath={_as_list(searchpath)}"]
+        _, self.repository = self.loader._parse_overrides_and_create_caching_repo(place.primary, overrides)
+
+    def is_group(self, name: str) -> bool:
+        """Whether a folder of options has this name."""
+        return bool(name) and self.repository.group_exists(name)
+
+    def options(self, group: str) -> list[str]:
+        """The options of a group, sorted."""
+        return self.repository.get_group_options(group, ObjectType.CONFIG)
+
+    def groups(self) -> list[str]:
+        """Every group but Hydra's own, nested ones with slashes."""
+        found: list[str] = []
+
+        def visit(parent: str) -> None:
+            for name in self.repository.get_group_options(parent, ObjectType.GROUP):
+                group = f"{parent}/{name}" if parent else name
+                if group.split("/")[0] != "hydra" and not name.startswith((".", "_")):
+                    if self.options(group):
+                        found.append(group)
+                    visit(group)
+
+        visit("")
+        return found
+
+    def file(self, config_path: str) -> Path | None:
+        """The file of a configuration such as `model/tiny`; None for one that lives in no file."""
+        name = config_path if config_path.endswith((".yaml", ".yml")) else f"{config_path}.yaml"
+        for source in self.repository.get_sources():
+            if not source.is_config(config_path):
+                continue
+            if source.scheme() == "file":
+                return Path(source.path) / name
+            if source.scheme() == "pkg" and source.path:
+                spec = importlib.util.find_spec(source.path.replace("/", "."))
+                places = list(spec.submodule_search_locations or ()) if spec else []
+                return Path(places[0]) / name if places else None
+            return None
+        return None
+
+
+def _as_list(items: Sequence[str]) -> str:
+    quoted = ",".join("'" + item.replace("'", "\\'") + "'" for item in items)
+    return f"[{quoted}]"
+
+
+def show_path(path: Path | str) -> str:
+    """A path as people like to read it: relative to the working directory where it lies inside."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd().resolve()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+@lru_cache(maxsize=512)
+def _node(path: str, stamp: int) -> yaml.Node | None:
+    with open(path, encoding="utf-8") as stream:
+        return yaml.compose(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def yaml_node(path: Path) -> yaml.Node | None:
+    """The parsed nodes of a file, with their lines; None for an empty file."""
+    return _node(str(path), os.stat(path).st_mtime_ns)
+
+
+def description_of_file(path: Path) -> str:
+    """The first comment line of a YAML file that is meant for people."""
+    with open(path, encoding="utf-8") as stream:
+        for line in stream:
+            text = line.strip()
+            if not text:
+                continue
+            if not text.startswith("#"):
+                return ""
+            comment = text.lstrip("#").strip()
+            if comment and not comment.startswith(("@package", "yaml-language-server")):
+                return comment
+    return ""
+
+
+def load_yaml(path: Path) -> Any:
+    """The plain content of a YAML file, read as Hydra reads it (`1e-3` is a number)."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
