@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lmx.optim.assemble import layer_axes
 from lmx.optim.config import Adafactor
+from lmx.optim.layerwise import layer_axes
 from lmx.params import Param, map_params
 from lmx.types import Tree
 
 
 class AdafactorState(NamedTuple):
-    """Second moments: `rows` and `columns` of factored parameters, `full` of the others (each empty elsewhere)."""
+    """Second moments: `rows` and `columns` of factored parameters, `full` ones of the others (else None)."""
 
     count: jax.Array
     rows: Tree
@@ -26,9 +26,9 @@ class AdafactorState(NamedTuple):
 
 class _Moments(NamedTuple):
     update: jax.Array
-    rows: jax.Array
-    columns: jax.Array
-    full: jax.Array
+    rows: Any
+    columns: Any
+    full: Any
 
 
 def _sides(param: Param) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -64,30 +64,21 @@ def scale_by_adafactor(config: Adafactor, specs: Tree) -> optax.GradientTransfor
     """Gradients -> Adafactor's directions (its steps before learning rate and decay)."""
 
     def init(params: Tree) -> AdafactorState:
-        def zeros(param: Param, side: str) -> jax.Array:
+        def zeros(param: Param, side: str) -> jax.Array | None:
             if _is_factored(param, config.min_size) == (side == "full"):
-                return jnp.zeros((0,), jnp.float32)
+                return None
             row_dims, column_dims = _sides(param)
             gone = {"rows": column_dims, "columns": row_dims, "full": ()}[side]
             return jnp.zeros(_without(param, gone), jnp.float32)
 
-        trees = (
-            map_params(lambda p, side=side: zeros(p, side), specs) for side in ("rows", "columns", "full")
-        )
-        return AdafactorState(jnp.zeros([], jnp.int32), *trees)
+        tree = lambda side: map_params(lambda param: zeros(param, side), specs)
+        return AdafactorState(jnp.zeros([], jnp.int32), tree("rows"), tree("columns"), tree("full"))
 
-    def update(gradients: Tree, state: AdafactorState, params: Tree) -> tuple[Tree, AdafactorState]:
+    def update(updates: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
         decay = 1 - (state.count + 1.0) ** -config.decay_power
 
-        def one(
-            param: Param,
-            g: jax.Array,
-            weight: jax.Array,
-            rows: jax.Array,
-            columns: jax.Array,
-            full: jax.Array,
-        ) -> _Moments:
-            new = _scaled(config, param, g, _Moments(g, rows, columns, full), decay)
+        def one(param: Param, g: jax.Array, weight: jax.Array, *moments: Any) -> _Moments:
+            new = _scaled(config, param, g, _Moments(g, *moments), decay)
             rms = lambda x: jnp.sqrt(jnp.mean(x * x, axis=layer_axes(param), keepdims=True))
             u = new.update
             if config.clip_rms is not None:
@@ -96,7 +87,7 @@ def scale_by_adafactor(config: Adafactor, specs: Tree) -> optax.GradientTransfor
                 u = u * jnp.maximum(rms(weight), 1e-3)
             return new._replace(update=u)
 
-        moments = map_params(one, specs, gradients, params, state.rows, state.columns, state.full)
+        moments = map_params(one, specs, updates, params, state.rows, state.columns, state.full)
         pick = lambda name: jax.tree.map(
             lambda m: getattr(m, name), moments, is_leaf=lambda x: isinstance(x, _Moments)
         )

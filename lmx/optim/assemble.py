@@ -1,7 +1,7 @@
 """What all update rules share: clipping, dtype of the moments, weight decay, learning rate.
 
-Everything here is elementwise, so that XLA fuses it with the rule's own arithmetic: a parameter, its gradient and
-its moments are each read and written once.
+Everything here is elementwise, so that XLA fuses it with the rule's own arithmetic: a parameter, its gradient
+and its moments are each read and written once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import optax
 
 from lmx.optim.config import Optimizer
 from lmx.optim.groups import Assignment
-from lmx.params import Param, map_named, map_params
+from lmx.params import map_named
 from lmx.types import Tree
 
 
@@ -40,9 +40,9 @@ def clip_factor(gradients: Tree, clip_norm: float | None, grad_norm: jax.Array |
 def clip(clip_norm: float | None) -> optax.GradientTransformationExtraArgs:
     """Scales gradients, as float32, down to a global norm; `grad_norm=` saves computing theirs."""
 
-    def update(gradients: Tree, state: Any, params: Tree = None, *, grad_norm: Any = None, **_: Any) -> tuple:
-        factor = clip_factor(gradients, clip_norm, grad_norm)
-        return jax.tree.map(lambda g: _float32(g, factor), gradients), state
+    def update(updates: Tree, state: Any, params: Tree = None, *, grad_norm: Any = None, **_: Any) -> tuple:
+        factor = clip_factor(updates, clip_norm, grad_norm)
+        return jax.tree.map(lambda g: _float32(g, factor), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -61,8 +61,8 @@ def _cast_moments(state: Tree, dtype: Any) -> Tree:
 def _decayed(kind: str, direction: jax.Array, param: jax.Array, decay: float) -> jax.Array:
     """Direction with its weight decay; both are subtracted from the parameter.
 
-    Cautious decay (arXiv:2510.12402) acts where direction * param >= 0: there the update moves the weight the same
-    way as decay does, towards zero.
+    Cautious decay (arXiv:2510.12402) acts where direction * param >= 0: there the update moves the weight
+    the same way as decay does, towards zero.
     """
     if decay == 0:
         return direction
@@ -78,11 +78,11 @@ def assemble(
     specs: Tree,
     schedule: Callable,
 ) -> optax.GradientTransformationExtraArgs:
-    """Clipping, then the rule's direction u, then updates -learning_rate * (u + decay * weight) in float32."""
+    """Clips, takes the rule's direction u, and gives -learning_rate * (u + decay * weight) in float32."""
     inner = optax.with_extra_args_support(direction)
     plan = map_named(lambda path, _: assignment[path], specs)
     rescale = optimizer.rescale(specs)
-    independent = optimizer.decay_kind == "independent"
+    kind = optimizer.decay_kind
 
     def init(params: Tree) -> OptimizerState:
         state = inner.init(params)
@@ -91,58 +91,33 @@ def assemble(
         return OptimizerState(jnp.zeros([], jnp.int32), state)
 
     def update(
-        gradients: Tree,
-        state: OptimizerState,
-        params: Tree,
+        updates: Tree,
+        state: Any,
+        params: Tree = None,
         *,
         grad_norm: Any = None,
         step: Any = None,
-        **extra: Any,
-    ) -> tuple[Tree, OptimizerState]:
-        factor = clip_factor(gradients, optimizer.clip_norm, grad_norm)
-        gradients = jax.tree.map(lambda g: _float32(g, factor), gradients)
+        **rest: Any,
+    ) -> tuple[Tree, Any]:
+        factor = clip_factor(updates, optimizer.clip_norm, grad_norm)
+        gradients = jax.tree.map(lambda g: _float32(g, factor), updates)
         params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
         moments = _cast_moments(state.inner, jnp.float32)
-        steps, moments = inner.update(gradients, moments, params, **extra)
+        steps, moments = inner.update(gradients, moments, params, **rest)
         moments = jax.tree.map(lambda new, old: new.astype(old.dtype), moments, state.inner)
 
         scheduled = schedule(state.count if step is None else step)
-        if not independent:
-            steps = _map_plan(
-                lambda a, u, p: _decayed(optimizer.decay_kind, u, p, a.weight_decay), plan, steps, params
-            )
+        if kind != "independent":
+            steps = _map_plan(lambda a, u, p: _decayed(kind, u, p, a.weight_decay), plan, steps, params)
         if rescale is not None:
             steps = rescale(steps, params)
-        updates = _map_plan(lambda a, u: -(a.learning_rate * scheduled) * u, plan, steps)
-        if independent:
-            updates = _map_plan(
-                lambda a, u, p: u - scheduled * (a.weight_decay * (a.learning_rate > 0)) * p,
-                plan,
-                updates,
-                params,
-            )
-        return updates, OptimizerState(state.count + 1, moments)
+        steps = _map_plan(lambda a, u: -(a.learning_rate * scheduled) * u, plan, steps)
+        if kind == "independent":
+            steps = _map_plan(lambda a, u, p: u - scheduled * a.weight_decay * p, plan, steps, params)
+        return steps, OptimizerState(state.count + 1, moments)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _map_plan(function: Callable, plan: Tree, *rest: Tree) -> Tree:
     return jax.tree.map(function, plan, *rest, is_leaf=lambda x: isinstance(x, Assignment))
-
-
-def layer_axes(param: Param) -> tuple[int, ...]:
-    """Dimensions of one layer's (and one expert's) part of a parameter."""
-    return tuple(i for i, axis in enumerate(param.axes) if axis not in ("layers", "experts"))
-
-
-def trust_ratio(specs: Tree) -> Callable[[Tree, Tree], Tree]:
-    """Scales each layer's step to the norm of its weights (arXiv:1904.00962); 1 where either norm is 0."""
-
-    def one(param: Param, step: jax.Array, weight: jax.Array) -> jax.Array:
-        axes = layer_axes(param)
-        norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
-        step_norm, weight_norm = norm(step), norm(weight)
-        usable = (step_norm > 0) & (weight_norm > 0)
-        return step * jnp.where(usable, weight_norm / jnp.where(usable, step_norm, 1.0), 1.0)
-
-    return lambda steps, params: map_params(one, specs, steps, params)

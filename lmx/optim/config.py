@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import model_validator
 
 from lmx.config.component import Component, Config, field
 from lmx.config.types import Decay, Flag, NonNegative, Positive, PositiveReal, Real, Text
+from lmx.optim.match import Group, Match
 from lmx.optim.schedule_config import Factor
 
 if TYPE_CHECKING:
@@ -19,62 +20,6 @@ if TYPE_CHECKING:
 StateDtype = Literal["float32", "bfloat16"]
 
 
-class ByPath(Config):
-    """Parameters whose path fits a pattern, as in a shell: `layers.*.attention.*` (a star crosses dots)."""
-
-    path: Text | list[Text] = field("pattern of the path, or several of them")
-
-
-class ByAxes(Config):
-    """Parameters that have all of these logical axes."""
-
-    axes: list[Text] = field("logical axes, such as [vocab] or [experts, ffn]")
-
-
-class ByKind(Config):
-    """Parameters of a kind, told by their logical axes."""
-
-    kind: Literal["matrix", "embedding", "head", "vector"] = field(
-        "matrix: of a product inside the network; embedding: looked up by token or position; "
-        "head: the output projection to the vocabulary; vector: scales and biases"
-    )
-
-
-def _which_match(value: Any) -> str | None:
-    keys = (
-        set(value)
-        if isinstance(value, dict)
-        else set(type(value).model_fields)
-        if isinstance(value, Config)
-        else set()
-    )
-    found = keys & {"path", "axes", "kind"}
-    return found.pop() if len(found) == 1 else None
-
-
-Match = Annotated[
-    Annotated[ByPath, Tag("path")] | Annotated[ByAxes, Tag("axes")] | Annotated[ByKind, Tag("kind")],
-    Discriminator(
-        _which_match,
-        custom_error_type="match_unknown",
-        custom_error_message="needs exactly one of path, axes, kind: {path: layers.*.attention.*}, {axes: [vocab]} "
-        "or {kind: vector}",
-    ),
-]
-
-
-class Group(Config):
-    """Parameters with a learning rate or a weight decay of their own."""
-
-    match: Match = field("which parameters: {path: ...}, {axes: [...]} or {kind: ...}")
-    learning_rate_multiplier: NonNegative = field(
-        "factor of the learning rate that they would have; 0 freezes them"
-    )
-    weight_decay: NonNegative | None = field(
-        "weight decay in place of the one they would have; null: that one"
-    )
-
-
 class Rule(NamedTuple):
     """What a parameter gets before its group is looked at."""
 
@@ -84,11 +29,11 @@ class Rule(NamedTuple):
 
 
 class Optimizer(Component):
-    """An update rule. Most subclasses only say a `direction`; clipping, decay and learning rate are done here."""
+    """An update rule. Most subclasses only say a `direction`; clipping, decay and learning rate come here."""
 
     learning_rate: PositiveReal = field("peak learning rate; the schedule is a factor of it")
     weight_decay: NonNegative = field(
-        "fraction of a weight removed a step, times the learning rate (arXiv:1711.05101)"
+        "part of a weight removed a step, times the learning rate (arXiv:1711.05101)"
     )
     decay_kind: Literal["decoupled", "cautious", "independent"] = field(
         "decoupled: lr * decay * weight; cautious: the same, only where the update also shrinks the weight "
@@ -98,20 +43,16 @@ class Optimizer(Component):
     state_dtype: StateDtype | None = field(
         "how moments are stored (the arithmetic is float32); null: as the parameters"
     )
-    ema_decay: Decay | None = field(
-        "decay of the moving average of the weights, used in evaluation; null: none"
-    )
-    groups: dict[Text, Group] = field(
-        "exceptions by name; of those that match a parameter, the first one counts"
-    )
+    ema_decay: Decay | None = field("decay of the average of the weights that evaluation uses; null: none")
+    groups: dict[Text, Group] = field("exceptions by name; the first that matches a parameter counts")
 
     def build(self, specs: Tree, schedule: Factor) -> optax.GradientTransformationExtraArgs:
         """The transformation for parameters as `specs` (a tree of `Param`s) describes them.
 
         `update(gradients, state, params, *, grad_norm=None, step=None)` gives float32 updates to add to the
-        parameters. `grad_norm`: the global norm of the gradients, if it is known already, so that clipping need
-        not compute it again. `step`: where in the schedule this update is; without it, the number of updates so
-        far. ValueError for a group that matches nothing.
+        parameters. `grad_norm`: the global norm of the gradients, if it is known already, so that clipping
+        need not compute it again. `step`: where in the schedule this update is; without it, the number of
+        updates so far. ValueError for a group that matches nothing.
         """
         from lmx.optim.assemble import assemble
         from lmx.optim.groups import assign
@@ -119,11 +60,11 @@ class Optimizer(Component):
         return assemble(self, self.direction(specs), assign(self, specs), specs, schedule)
 
     def direction(self, specs: Tree) -> optax.GradientTransformation:
-        """Gradients (float32, clipped) -> the direction u of the step -learning_rate * (u + decay * weight)."""
+        """Gradients (float32, clipped) -> the direction u of the step -learning_rate (u + decay * weight)."""
         raise NotImplementedError(f"{type(self).__name__}.direction")
 
     def rescale(self, specs: Tree) -> Any:
-        """A function (steps with their decay, params) -> steps that is applied before the learning rate, or None."""
+        """A function (steps with their decay, params) -> steps, applied before the learning rate; or None."""
         return None
 
     def rule(self, path: str, param: Param) -> Rule:
@@ -142,7 +83,7 @@ class Optimizer(Component):
 
     @model_validator(mode="after")
     def _check_state_dtype(self) -> Optimizer:
-        # Rounded to bfloat16 (8 bits), a moment never shrinks when a step changes it by less than 1 part in 2^8.
+        # In bfloat16 (8 bits) a moment never shrinks when a step changes it by less than 1 part in 2^8.
         if self.state_dtype == "bfloat16":
             for name, value in self._decays().items():
                 if value > 1 - 2**-8:
@@ -196,8 +137,8 @@ class MuonAdamW(Config):
 class Muon(Optimizer):
     """Momentum, made orthogonal, for the matrices (Jordan et al., Muon, 2024); AdamW for everything else.
 
-    What is a matrix, and which of its axes are inputs and outputs, the parameters' logical axes say. Layers and
-    experts are always separate matrices. `learning_rate` and `weight_decay` are those of the matrices.
+    What is a matrix, and which of its axes are inputs and outputs, the parameters' logical axes say. Layers
+    and experts are always separate matrices. `learning_rate` and `weight_decay` are those of the matrices.
     """
 
     momentum: Decay = field("decay of the mean of the gradients")
@@ -218,15 +159,14 @@ class Muon(Optimizer):
         """See `Optimizer.direction`."""
         import optax
 
+        from lmx.optim.groups import check_matches
         from lmx.optim.muon import scale_by_muon
         from lmx.params import map_named
 
-        side = self.adamw
+        check_matches("optimizer.adamw_also", self.adamw_also, specs)
+        adam = optax.scale_by_adam(self.adamw.b1, self.adamw.b2, self.adamw.epsilon)
         return optax.partition(
-            {
-                "Muon": scale_by_muon(self, specs),
-                "AdamW": optax.scale_by_adam(side.b1, side.b2, side.epsilon),
-            },
+            {"Muon": scale_by_muon(self, specs), "AdamW": adam},
             map_named(lambda path, p: self.rule(path, p).name, specs),
         )
 
@@ -308,7 +248,7 @@ class Lamb(Optimizer):
 
     def rescale(self, specs: Tree) -> Any:
         """See `Optimizer.rescale`."""
-        from lmx.optim.assemble import trust_ratio
+        from lmx.optim.layerwise import trust_ratio
 
         return trust_ratio(specs)
 
@@ -365,7 +305,7 @@ class ScheduleFreeAdamW(Optimizer):
 
 
 class Prodigy(Optimizer):
-    """AdamW that finds its own learning rate (arXiv:2306.06101); `learning_rate` is a factor of it, usually 1.
+    """AdamW that finds its own learning rate (arXiv:2306.06101); `learning_rate` is a factor of it.
 
     It estimates one rate for all parameters, so groups, other kinds of decay and other dtypes are refused.
     """
@@ -377,14 +317,14 @@ class Prodigy(Optimizer):
 
     @model_validator(mode="after")
     def _check_uniform(self) -> Prodigy:
-        refused = {"groups": self.groups, "state_dtype": self.state_dtype}
-        for name, value in refused.items():
-            if value:
-                raise ValueError(
-                    f"prodigy treats all parameters alike: {name} must be {'{}' if name == 'groups' else 'null'}"
-                )
+        if self.groups:
+            raise ValueError(f"prodigy treats all parameters alike: remove groups {', '.join(self.groups)}")
+        if self.state_dtype is not None:
+            raise ValueError(
+                f"prodigy's state is as the parameters: not state_dtype={self.state_dtype} but null"
+            )
         if self.decay_kind != "decoupled":
-            raise ValueError(f"prodigy knows decay_kind=decoupled only, got {self.decay_kind}")
+            raise ValueError(f"prodigy knows decay_kind=decoupled only, not {self.decay_kind}")
         return self
 
     def build(self, specs: Tree, schedule: Factor) -> optax.GradientTransformationExtraArgs:

@@ -1,4 +1,4 @@
-"""Which parameters an optimizer treats how: groups by path, axes or kind, resolved on the tree of `Param`s."""
+"""Which parameters an optimizer treats how: groups by path, axes or kind, looked up in the `Param`s."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import difflib
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from lmx.optim.config import ByAxes, ByKind, ByPath, Optimizer
+from lmx.optim.config import Optimizer
+from lmx.optim.match import ByAxes, ByKind, ByPath
 from lmx.params import Param, named_params
 from lmx.types import Tree
 
@@ -41,7 +42,7 @@ class Row(NamedTuple):
 
 
 def kind(param: Param) -> str:
-    """matrix, embedding (looked up by token or position), head (gives the vocabulary) or vector (scale, bias)."""
+    """matrix, embedding (looked up by token or position), head (to the vocabulary), vector (scale, bias)."""
     if not param.inputs:
         return "vector"
     if param.is_matrix:
@@ -61,8 +62,8 @@ def matches(match: ByPath | ByAxes | ByKind, path: str, param: Param) -> bool:
 def assign(optimizer: Optimizer, specs: Tree) -> dict[str, Assignment]:
     """Path -> what that parameter gets: its rule's values, changed by the first group that matches.
 
-    ValueError for a path or axis that matches nothing, and for a group whose parameters earlier ones all take.
-    A `kind` may be empty: a model without biases is none the worse for a group of vectors.
+    ValueError for a path or axis that matches nothing, and for a group whose parameters earlier ones all
+    take. A `kind` may be empty: a model without biases is none the worse for a group of vectors.
     """
     params = named_params(specs)
     taken = {name: 0 for name in optimizer.groups}
@@ -76,17 +77,16 @@ def assign(optimizer: Optimizer, specs: Tree) -> dict[str, Assignment]:
             group = optimizer.groups[name]
             factor = group.learning_rate_multiplier
             decay = rule.weight_decay if group.weight_decay is None else group.weight_decay
+        decay = decay if factor else 0.0
         rate = rule.learning_rate * factor
         result[path] = Assignment(name or ALL_OTHERS, rule.name, rate, rate / optimizer.learning_rate, decay)
     for name, group in optimizer.groups.items():
         _check_matches_something(f"optimizer.groups.{name}.match", group.match, params)
         if not taken[name] and not isinstance(group.match, ByKind):
-            first = sorted(
-                {result[path].group for path, p in params.items() if matches(group.match, path, p)}
-            )
+            first = sorted({result[p].group for p, param in params.items() if matches(group.match, p, param)})
             raise ValueError(
-                f"optimizer.groups.{name} has no effect: the groups before it ({', '.join(first)}) take all of its "
-                f"parameters; put it before them, or remove them (~optimizer.groups.{first[0]})"
+                f"optimizer.groups.{name} has no effect: the groups before it ({', '.join(first)}) take all "
+                f"of its parameters; put it before them, or remove them (~optimizer.groups.{first[0]})"
             )
     return result
 
@@ -102,9 +102,7 @@ def _check_matches_something(where: str, match: ByPath | ByAxes | ByKind, params
         for pattern in _patterns(match):
             if not any(fnmatchcase(path, pattern) for path in params):
                 near = difflib.get_close_matches(pattern, params, n=3, cutoff=0.3) or list(params)[:3]
-                raise ValueError(
-                    f"{where}.path={pattern} matches no parameter; there are {', '.join(near)}, ..."
-                )
+                raise ValueError(f"{where}.path={pattern} matches no parameter; there are {', '.join(near)}")
     elif isinstance(match, ByAxes) and not any(set(match.axes) <= set(p.axes) for p in params.values()):
         known = sorted({axis for p in params.values() for axis in p.axes})
         raise ValueError(

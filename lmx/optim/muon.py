@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import chain, islice, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lmx.optim.config import Muon
+from lmx.optim.layerwise import STACKED
 from lmx.params import Param, named_params, path_name
 from lmx.types import Tree
 
@@ -64,14 +65,13 @@ class MatrixLayout(NamedTuple):
 
 def matrix_layout(param: Param, heads: str) -> MatrixLayout:
     """Layers and experts are always separate matrices; heads are when `heads` is per_head."""
-    apart = {"layers", "experts"} | ({"heads", "kv_heads"} if heads == "per_head" else set())
+    apart = set(STACKED) | ({"heads", "kv_heads"} if heads == "per_head" else set())
     batch = [i for i, axis in enumerate(param.axes) if axis in apart]
     rows = [i for i, axis in enumerate(param.axes) if axis not in apart and axis in param.inputs]
     columns = [i for i, axis in enumerate(param.axes) if axis not in apart and axis not in param.inputs]
     size = lambda dims: math.prod(param.shape[i] for i in dims)
-    return MatrixLayout(
-        (*batch, *rows, *columns), tuple(param.shape[i] for i in batch), size(rows), size(columns)
-    )
+    stack = tuple(param.shape[i] for i in batch)
+    return MatrixLayout((*batch, *rows, *columns), stack, size(rows), size(columns))
 
 
 def orthogonalise(x_BRC: jax.Array, coefficients: list[Polynomial], dtype: str) -> jax.Array:
@@ -80,9 +80,7 @@ def orthogonalise(x_BRC: jax.Array, coefficients: list[Polynomial], dtype: str) 
     x [..., R, C] float32; the same comes back. A matrix of zeros stays one.
     """
     x = x_BRC / (jnp.linalg.norm(x_BRC, axis=(-2, -1), keepdims=True) * _SAFETY + 1e-7)
-    tall = (
-        x.shape[-2] > x.shape[-1]
-    )  # the products are square in the side that stands first: take the shorter one
+    tall = x.shape[-2] > x.shape[-1]  # products are square in the first side: the shorter one
     x = (jnp.swapaxes(x, -2, -1) if tall else x).astype(dtype)
     product = lambda s, p, q: jnp.einsum(s, p, q, preferred_element_type=jnp.float32)
     for a, b, c in coefficients:
@@ -119,10 +117,9 @@ def scale_by_muon(config: Muon, specs: Tree) -> optax.GradientTransformation:
         x = orthogonalise(layout.split(mean), coefficients, config.newton_schulz.dtype)
         return layout.join(x * update_scale(config.scale, layout.rows, layout.columns), gradient.shape)
 
-    def update(gradients: Tree, state: MuonState, params: Tree = None) -> tuple[Tree, MuonState]:
-        momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, state.momentum, gradients)
-        return jax.tree_util.tree_map_with_path(one, gradients, momentum), MuonState(momentum)
+    def update(updates: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
+        momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, state.momentum, updates)
+        return jax.tree_util.tree_map_with_path(one, updates, momentum), MuonState(momentum)
 
-    return optax.GradientTransformation(
-        lambda params: MuonState(jax.tree.map(jnp.zeros_like, params)), update
-    )
+    init = lambda params: MuonState(jax.tree.map(jnp.zeros_like, params))
+    return optax.GradientTransformation(init, update)

@@ -37,13 +37,13 @@ def decaying(
 ) -> Callable[[Any], jax.Array]:
     """Warm-up, plateau, and over the last `decay` steps a way down to `final`.
 
-    The decay starts at step `total_steps - decay`, which still has the plateau's factor, and would reach `final`
-    at step `total_steps`, one after the last: no update is spent on a factor of 0. ValueError for an
+    The decay starts at step `total_steps - decay`, which still has the plateau's factor, and would reach
+    `final` at step `total_steps`, one after the last: no update is spent on a factor of 0. ValueError for an
     exponential decay to 0.
     """
     if shape == "exponential" and final == 0:
         raise ValueError(
-            "schedule.decay_shape=exponential never reaches schedule.final_factor=0; set it to 0.01, say"
+            "schedule.decay_shape=exponential never reaches schedule.final_factor=0; set 0.01, say"
         )
     start = total_steps - decay
 

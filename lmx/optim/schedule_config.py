@@ -20,7 +20,7 @@ _SPELLINGS = 'write steps (100), a fraction of the run (0.02 or "2%"), or tokens
 
 
 def parse_span(value: Any) -> int | float | str:
-    """A length of the run: whole number = steps, number within (0, 1) or percentage = fraction, text = tokens.
+    """A length: whole number = steps, number within (0, 1) or percentage = part of the run, text = tokens.
 
     Comes back as int (steps), float (fraction) or `"N tokens"`. 1.0 is refused: a step, or the whole run?
     """
@@ -91,13 +91,12 @@ class Schedule(Component):
             for name in names
         ]
         if sum(steps) > total_steps:
-            parts = " and ".join(
-                f"schedule.{name}={getattr(self, name)} ({n} steps)"
-                for name, n in zip(names, steps, strict=True)
-            )
+            given = zip(names, steps, strict=True)
+            parts = " and ".join(f"schedule.{name}={getattr(self, name)} ({n} steps)" for name, n in given)
+            verb, them = ("is", "it") if len(names) == 1 else ("are together", "them")
             raise ValueError(
-                f"{parts} {'is' if len(names) == 1 else 'are together'} longer than the run of {total_steps} "
-                f"steps; shorten {'it' if len(names) == 1 else 'them'}, or give fractions of the run such as 0.1"
+                f"{parts} {verb} longer than the run of {total_steps} steps; "
+                f"shorten {them}, or give fractions of the run such as 0.1"
             )
         return steps
 
@@ -126,7 +125,7 @@ class Linear(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine from the peak, at the end of the warm-up, to `final_factor` (arXiv:1608.03983, no restarts)."""
+    """Half a cosine from the peak, at the end of the warm-up, to `final_factor` (arXiv:1608.03983)."""
 
     final_factor: Fraction = field("factor that is reached after the last step")
 
@@ -157,7 +156,7 @@ class WarmupStableDecay(Schedule):
 
 
 class InverseSqrt(Schedule):
-    """sqrt((W + 1) / (t + 1)) after a warm-up of W steps (arXiv:1706.03762), with a decay at the end if wanted."""
+    """sqrt((W + 1) / (t + 1)) after a warm-up of W steps (arXiv:1706.03762), then a decay if wanted."""
 
     decay: Span = field(
         "length of the decay that ends the run: steps, fraction of the run, or tokens; 0: none"
