@@ -43,3 +43,21 @@ def build_model(config: Any, *, dtype: str = "float32", kernels: str = "plain", 
     register()
     knobs = Kernels.model_validate(OmegaConf.to_container(OmegaConf.create(read_option("kernels", kernels)), resolve=True))
     return config.build(compute_dtype=jnp.dtype(dtype), kernels=knobs.build("cpu", n_devices=1), shard=shard)
+
+
+def train_config(changes: dict[str, Any]) -> Any:
+    """A small TrainConfig from the real groups: `changes` choose options (mesh, optimizer, ...) and trainer keys."""
+    from lmx.run.config import TrainConfig
+
+    register()
+    small = {"n_layers": 2, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "initializer.residual": "plain"}
+    knobs = {"sequence_length": 32, "global_batch_size": 8, "eval_batch_size": 8, "compile_cache": None}
+    choices = {"optimizer": "adamw", "schedule": "constant", "mesh": "single", "kernels": "auto"}
+    choices |= {group: name for group, name in changes.items() if group in choices}
+    tree: dict[str, Any] = {group: read_option(group, name) for group, name in choices.items()}
+    tree["model"] = read_option("model", "tiny", small | changes.get("model", {}))
+    tree["trainer"] = read_option("trainer", "default", knobs | changes.get("trainer", {}))
+    for group, name in {"data": "stdlib", "tokenizer": "bytes", "checkpoint": "default", "logging": "default"}.items():
+        tree[group] = read_option(group, name)
+    tree |= {"name": "test", "resume": None, "output": "text"}
+    return TrainConfig.model_validate(OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
