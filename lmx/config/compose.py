@@ -145,7 +145,7 @@ class Composer(Generic[Schema]):
         lines = [o.input_line or "" for o in parsed if not o.is_hydra_override()]
         find = _origin_finder(self.tree, composition, kinds)
         if raw or problems:
-            return None, _unique(problems + explain(found, raw, resolved, composition, kinds, find()))
+            return None, unique(problems + explain(found, raw, resolved, composition, kinds, find()))
         assert checked.config is not None
         return Composed(checked.config, plain(checked.config, resolved.tree), lines, self.schema, find), []
 
@@ -180,7 +180,7 @@ def contradictions(config: Config) -> list[Problem]:
     return [Problem(key, message, fix=fix or None, kind="contradiction") for key, message, fix in check()]
 
 
-def _unique(problems: Sequence[Problem]) -> list[Problem]:
+def unique(problems: Sequence[Problem]) -> list[Problem]:
     seen: dict[tuple[str, str], Problem] = {}
     for problem in problems:
         seen.setdefault((problem.key, problem.message), problem)

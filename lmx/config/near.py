@@ -67,7 +67,8 @@ def nearest_key(key: str, beside: Sequence[str], everywhere: Sequence[str]) -> s
     for ours, theirs in OTHER_NAMES.items():
         if last.lower() in theirs and ours in ends:
             return _closest_path(key, ends[ours])
-    similar = difflib.get_close_matches(key, everywhere, n=1, cutoff=0.75)
+    apart = [path for path in everywhere if not key.startswith(f"{path}.")]
+    similar = difflib.get_close_matches(key, apart, n=1, cutoff=0.75)
     if similar:
         return similar[0]
     name = nearest(last, ends, cutoff=0.8)

@@ -79,6 +79,10 @@ def set_by_override(found: Origins, override: Override) -> None:
     if not isinstance(value, Mapping):
         _forget(found, key)
     found[key] = source
+    parent = key.rpartition(".")[0]
+    while parent and parent not in found:
+        found[parent] = source
+        parent = parent.rpartition(".")[0]
     _spread(found, key, value, source)
 
 

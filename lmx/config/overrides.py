@@ -99,7 +99,8 @@ def _joined(words: Sequence[str], index: int) -> tuple[str, int] | None:
     if after.startswith("=") and len(after) > 1:
         return f"{name}{after}", 2
     if after and not here.startswith("~") and "=" not in after and re.fullmatch(r"[\w./+-]+", after):
-        return (f"{name}={after}", 2) if "." in name or here.startswith("-") else None
+        meant = "." in name or here.startswith("-") or after[0].isdigit()
+        return (f"{name}={after}", 2) if meant else None
     return None
 
 
@@ -199,12 +200,11 @@ def _take_meant_option(tree: Tree, problem: Problem, result: Sorted) -> None:
 
 def _sweep_problem(override: Override) -> Problem:
     line = override.input_line or override.key_or_group
-    text = override.get_value_element_as_str() if not override.is_interval_sweep() else ""
     return Problem(
         override.key_or_group,
         "several values, but this is one run; -m runs each of them, [a,b] is a list, quotes make it one text",
         origin=command_line(line),
-        value=text or line.partition("=")[2],
+        value=line.partition("=")[2],
         fix=shlex.join(["-m", line]),
         kind="sweep",
     )
@@ -227,7 +227,7 @@ def _group_problem(tree: Tree, override: Override, choices: dict[str, Any]) -> P
     if unknown:
         shown = ", ".join(options)
         if value is None and listed:
-            cure = f"~{key}" if choices[key] else None
+            cure = f"~{key}" if choices[key] and group == "experiment" else None
             return Problem(group, f"null is no option; the options are {shown}", None, origin, cure, "unknown_option")
         meant = nearest(str(unknown[0]), options)
         message = f"no such option; the options are {shown}"

@@ -110,6 +110,9 @@ def _explain(context: _Context, problem: Problem) -> Problem:
         return _missing(context, problem)
     if problem.kind == "computed":
         return _computed(context, problem)
+    if problem.kind == "interpolation" and not problem.fix and _from_command_line(problem):
+        before = _before(context, problem.key)
+        return problem if before is UNSET else replace(problem, fix=_override(context, problem.key, before))
     if problem.kind in ("interpolation", "absent", "present", "override"):
         return problem
     if problem.kind == "contradiction":
@@ -141,9 +144,13 @@ def _unknown_key(context: _Context, problem: Problem) -> Problem:
     """Names the nearest key, and the line to write instead."""
     if problem.kind == "inside_value" and problem.fix:
         return problem
+    problem = _innermost(context, problem)
     near = _near(context, problem.key)
-    group = None if near else nearest(problem.key, context.found.tree.groups())
+    group = None if near or "." in problem.key else nearest(problem.key, context.found.tree.groups())
     if near is None and group is None:
+        owner = _owner(context, problem.key)
+        if owner:
+            return replace(problem, message=f"unknown key here; it belongs to {owner}")
         beside = keys_beside(context.found.schema, problem.key, context.plain)
         parent = problem.key.rpartition(".")[0]
         where = f"{parent} has" if parent else "there are"
@@ -163,6 +170,29 @@ def _unknown_key(context: _Context, problem: Problem) -> Problem:
         return replace(problem, message=message, fix=_override(context, near, problem.value))
     name = near.rpartition(".")[2] if near.rpartition(".")[0] == problem.key.rpartition(".")[0] else near
     return replace(problem, message=message, fix=f"{problem.origin}: {name}: {show_value(problem.value)}")
+
+
+def _innermost(context: _Context, problem: Problem) -> Problem:
+    """The key that an override really named: `trainer.steps=5` also makes an unknown `trainer`."""
+    for override in reversed(context.kinds.values):
+        key = override.key_or_group
+        if key.startswith(f"{problem.key}.") and command_line(override.input_line or "") == problem.origin:
+            return replace(problem, key=key, value=override.value())
+    return problem
+
+
+def _owner(context: _Context, key: str) -> str | None:
+    """`group=option` of another option that has the key."""
+    parts = key.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        group = "/".join(parts[:length])
+        if not context.found.tree.is_group(group):
+            continue
+        for option in context.found.tree.options(group):
+            path = context.found.tree.file(f"{group}/{option}")
+            if path and path.is_file() and pick(load_yaml(path), ".".join(parts[length:])) is not UNSET:
+                return f"{group}={option}"
+    return None
 
 
 def _override(context: _Context, key: str, value: Any) -> str:
@@ -202,9 +232,13 @@ def _elsewhere(context: _Context, key: str) -> list[Any]:
         for option in context.found.tree.options(group):
             path = context.found.tree.file(f"{group}/{option}")
             value = pick(load_yaml(path), ".".join(parts[length:])) if path and path.is_file() else UNSET
-            if value is not UNSET and value not in found and not (isinstance(value, str) and "${" in value):
+            if value is not UNSET and value not in found and not _is_formula(value):
                 found.append(value)
     return found
+
+
+def _is_formula(value: Any) -> bool:
+    return isinstance(value, str) and ("${" in value or value == "???")
 
 
 def _before(context: _Context, key: str) -> Any:
@@ -213,12 +247,12 @@ def _before(context: _Context, key: str) -> Any:
     if cfg is None:
         return UNSET
     value = pick(OmegaConf.to_container(cfg, resolve=False), key)
-    return UNSET if isinstance(value, str) and ("${" in value or value == "???") else value
+    return UNSET if _is_formula(value) else value
 
 
 def _missing(context: _Context, problem: Problem) -> Problem:
     """A key that must be given: with an example of a value where one is known."""
-    if _from_command_line(problem):
+    if str(problem.origin).startswith("command line: ~"):
         value = _before(context, problem.key)
         message = "is required, and cannot be removed"
         if value is None and not isinstance(value, Mapping):
@@ -227,7 +261,8 @@ def _missing(context: _Context, problem: Problem) -> Problem:
     spot = spot_of(context.found.schema, problem.key, context.plain)
     meaning = spot.field.description if spot and spot.field else None
     message = problem.message + (f": {meaning}" if meaning else "")
-    for value in likely_values(context.found.schema, context.plain, problem, UNSET, _elsewhere(context, problem.key)):
+    before, elsewhere = _before(context, problem.key), _elsewhere(context, problem.key)
+    for value in likely_values(context.found.schema, context.plain, problem, before, elsewhere):
         if not isinstance(value, Mapping) and accepted(context.found.schema, context.plain, problem.key, value):
             return replace(problem, message=message, fix=_override(context, problem.key, value))
     group = problem.key.replace(".", "/")

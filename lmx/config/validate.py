@@ -130,6 +130,10 @@ _EXPECTED = {
 }
 
 
+def _is_yaml_word(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
 def _message(item: Mapping[str, Any], value: Any) -> str:
     kind, context = str(item["type"]), item.get("ctx") or {}
     if kind in _BOUNDS:
@@ -137,7 +141,8 @@ def _message(item: Mapping[str, Any], value: Any) -> str:
         limit = context.get(name)
         return text.format(show_value(int(limit) if isinstance(limit, float) and limit.is_integer() else limit))
     if kind == "value_error":
-        return str(context.get("error", item["msg"])).removeprefix("Value error, ")
+        text = str(context.get("error", item["msg"])).removeprefix("Value error, ")
+        return text.removesuffix(repr(value)) + show_value(value) if _is_yaml_word(value) else text
     if kind in ("literal_error", "enum"):
         expected = str(context.get("expected", ""))
         names = re.findall(r"'([^']*)'|(\w+)", expected)

@@ -1,0 +1,137 @@
+"""Going on with a run: its frozen configuration, the changes asked for, and which of them are allowed."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf, open_dict
+
+from lmx.config.apply import apply_values
+from lmx.config.component import Config
+from lmx.config.compose import Composed, Composer, unique, contradictions, plain, read_tree
+from lmx.config.errors import ConfigError, Problem, RequestError, show_value
+from lmx.config.groups import Composition
+from lmx.config.origins import Origins, command_line, file_origins, origin_of, set_by_override
+from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
+from lmx.config.report import Findings, explain
+from lmx.config.resolve import resolve
+from lmx.config.schema import differences
+from lmx.config.validate import validate
+
+Schema = TypeVar("Schema", bound=Config)
+
+
+def load_resumed(
+    run_dir: str | Path,
+    overrides: Sequence[str] = (),
+    schema: type[Schema] = Config,
+    *,
+    command: str = "train",
+    extendable: Sequence[str] = (),
+    **places: Any,
+) -> Composed[Schema]:
+    """The configuration of the run in `run_dir` with `overrides` applied onto it; nothing is composed anew.
+
+    A change of a key whose effect is `numerics` is refused, showing old -> new, unless a pattern of
+    `extendable` matches it (`trainer.steps`, `trainer.*`). `places` are `conf`, `config_dir` and `primary` of
+    `Composer`: the files in which a newly chosen option is looked up. ConfigError with every problem;
+    RequestError where `run_dir` is not the directory of a run.
+    """
+    path = Path(run_dir) / "config.yaml"
+    frozen = _frozen(Path(run_dir), path)
+    composer = Composer(command, schema, overrides=overrides, **places)
+    parsed, problems = parse_overrides(composer.tree, overrides)
+    parsed = [o for o in parsed if o.key_or_group != "resume"]
+    base = composer.compose(())
+    kinds, wrong = sort_overrides(composer.tree, parsed, base.choices)
+    problems += wrong
+    cfg = OmegaConf.create(frozen)
+    origins = file_origins(path)
+    problems += _choose_options(composer, cfg, kinds, origins)
+    composition = Composition(cfg, [], base.choices)
+    changed, wrong = apply_values(cfg, kinds.values, schema)
+    for override in kinds.values:
+        set_by_override(origins, override)
+    resolved = resolve(changed)
+    checked = validate(schema, resolved.tree)
+    raw = [*wrong, *resolved.problems, *checked.problems]
+    if checked.config is not None and not raw:
+        raw += contradictions(checked.config)
+    if raw or problems:
+        found = Findings(composer.tree, schema, base, composer.compose, kinds.dropped)
+        raise ConfigError(unique(problems + explain(found, raw, resolved, composition, kinds, origins)), command)
+    assert checked.config is not None
+    tree = plain(checked.config, resolved.tree)
+    refused = _refused(frozen, tree, schema, extendable, origins)
+    if refused:
+        raise ConfigError(refused, command)
+    if "resume" in tree:
+        tree["resume"] = str(run_dir)
+    config = schema.model_validate(tree)
+    lines = [o.input_line or "" for o in parsed if not o.is_hydra_override()]
+    return Composed(config, plain(config, tree), lines, schema, lambda: origins)
+
+
+def _frozen(run_dir: Path, path: Path) -> dict[str, Any]:
+    if not run_dir.is_dir():
+        near = sorted(str(p.parent) for p in Path(run_dir.parent if run_dir.parent.is_dir() else ".").glob("*/config.yaml"))
+        hint = f"; runs there: {', '.join(near[-3:])}" if near else ""
+        raise RequestError(f"resume={run_dir}: there is no such directory{hint}")
+    if not path.is_file():
+        raise RequestError(f"resume={run_dir}: this is not the directory of a run: it holds no config.yaml")
+    try:
+        return read_tree(path)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(f"resume={run_dir}: config.yaml cannot be read: {reason}") from error
+
+
+def _choose_options(composer: Composer, cfg: Any, kinds: Sorted, origins: Origins) -> list[Problem]:
+    """Puts newly chosen options in place of the frozen ones; the problems of those that cannot be."""
+    problems: list[Problem] = []
+    for override in kinds.groups:
+        problem = _choose_option(composer, cfg, override, origins)
+        if problem is not None:
+            problems.append(problem)
+    return problems
+
+
+def _choose_option(composer: Composer, cfg: Any, override: Override, origins: Origins) -> Problem | None:
+    line, package = override.input_line or "", override.key_or_group.replace("/", ".")
+    if package not in cfg:
+        message = (
+            "a resumed run goes on with its own configuration, and this choice reaches over all of it; "
+            "set the keys that should change"
+        )
+        return Problem(override.key_or_group, message, override.value(), command_line(line), kind="resume")
+    composition = composer.compose([line])
+    if composition.cfg is None or composition.problems:
+        return composition.problems[0] if composition.problems else None
+    with open_dict(cfg):
+        cfg[package] = composition.cfg._get_node(package)
+    for key in [k for k in origins if k == package or k.startswith(f"{package}.")]:
+        del origins[key]
+    origins[package] = command_line(line)
+    return None
+
+
+def _refused(
+    old: Mapping[str, Any], new: Mapping[str, Any], schema: type[Config], extendable: Sequence[str], origins: Origins
+) -> list[Problem]:
+    """A problem for each difference that would change what the run computes."""
+    problems = []
+    for difference in differences(old, new, schema):
+        key = difference.key
+        if difference.effect != "numerics" or any(fnmatch.fnmatch(key, pattern) for pattern in extendable):
+            continue
+        message = (
+            f"a resumed run cannot change this: {show_value(difference.old)} -> {show_value(difference.new)}; "
+            "start a new run for it"
+        )
+        origin = origin_of(origins, key)
+        problems.append(Problem(key, message, difference.new, origin, kind="resume"))
+    return problems
