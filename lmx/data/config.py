@@ -1,0 +1,327 @@
+"""`data`: what is read, and how it becomes rows of tokens. Free of jax until `build`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import model_validator
+
+from lmx.config.component import Component, Config, field
+from lmx.config.types import Count, Fraction, NonNegative, Positive, PositiveReal, Text
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from lmx.data.dataset import Dataset
+    from lmx.data.sources import Source
+    from lmx.data.tokenizers import TokenizerImpl
+
+Packing = Literal["stream", "concat", "best_fit", "none"]
+Windows = Literal["blocks", "random"]
+Boundary = Literal["eos", "bos", "both", "none"]
+InvalidUtf8 = Literal["error", "replace", "skip"]
+
+
+class Split(Config):
+    """Which part of the text is kept from training, to evaluate on."""
+
+    by: Literal["document", "tail"] = field(
+        "document: whole documents, by a hash of their text, so that equal ones fall on one side; "
+        "tail: the end of the text"
+    )
+    fraction: Fraction = field("how much is kept from training: of the documents, or of the tokens")
+    seed: Count = field("another seed keeps other documents (by: document)")
+
+
+class Data(Component):
+    """What is read."""
+
+    def build(
+        self,
+        tokenizer: TokenizerImpl,
+        *,
+        sequence_length: int,
+        seed: int,
+        global_batch_size: int | None = None,
+    ) -> Dataset:
+        """Rows of `sequence_length` tokens, in an order that only `seed` decides.
+
+        `global_batch_size` is needed where a source counts in steps (the stages of a mixture).
+        ValueError naming the key, its value and the cure when something is missing, damaged or too little.
+        """
+        raise NotImplementedError
+
+
+class Rows(Data):
+    """Tokens in rows: what every source of documents or tokens has in common."""
+
+    packing: Packing = field(
+        "stream: all text end to end, cut every T tokens; concat: the same with segments, so that documents do not "
+        "see each other; best_fit: documents packed whole into rows; none: one document a row, cut or padded"
+    )
+    windows: Windows = field(
+        "blocks: rows do not overlap and each comes once an epoch; random: rows start anywhere (packing=stream)"
+    )
+    split: Split | None = field("the part kept for evaluation; null where eval_path gives another text")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.windows == "random" and self.packing != "stream":
+            raise ValueError(
+                f"windows=random goes with packing=stream only, not packing={self.packing}; set windows=blocks"
+            )
+        return self
+
+
+class Corpus(Rows):
+    """Documents of text, tokenised once into a cache."""
+
+    document_boundary: Boundary = field(
+        "special tokens put around each document: eos after it, bos before it"
+    )
+    invalid_utf8: InvalidUtf8 = field(
+        "text that is not UTF-8: error stops, replace puts U+FFFD, skip leaves it out"
+    )
+    max_bytes: Positive | None = field(
+        "files are read in order until their sizes reach this; null: all", unit="bytes"
+    )
+    cache_dir: Text = field("where tokenised text is kept between runs", effect="bookkeeping")
+    prepare_workers: Count | None = field(
+        "processes that tokenise; null: one a processor", effect="throughput"
+    )
+
+    def source(self) -> Source:
+        """The documents to train on (and to split)."""
+        raise NotImplementedError
+
+    def eval_source(self) -> Source | None:
+        """The documents to evaluate on, where they are apart."""
+        return None
+
+    def build(
+        self,
+        tokenizer: TokenizerImpl,
+        *,
+        sequence_length: int,
+        seed: int,
+        global_batch_size: int | None = None,
+    ) -> Dataset:
+        """Tokenises what is not in the cache yet, splits, packs."""
+        from lmx.data.dataset import build_corpus
+
+        return build_corpus(self, tokenizer, sequence_length=sequence_length, seed=seed)
+
+
+class Stdlib(Corpus):
+    """The source of Python's own standard library on this machine, a document a file."""
+
+    exclude: list[Text] = field("names of directories and files that are left out")
+
+    def source(self) -> Source:
+        """The library's `.py` files."""
+        from lmx.data.sources import DelimitedFiles, limit_bytes, standard_library
+
+        return DelimitedFiles(limit_bytes(standard_library(self.exclude), self.max_bytes), separator=None)
+
+
+class Files(Corpus):
+    """Documents in files that the user names."""
+
+    path: Text | list[Text] = field("files, globs or directories", effect="numerics")
+    eval_path: Text | list[Text] | None = field("the same, to evaluate on; null: split decides")
+    suffixes: list[Text] = field("endings of the files taken from a directory")
+
+    @model_validator(mode="after")
+    def _one_evaluation(self) -> Self:
+        check_one_evaluation(self.eval_path, self.split)
+        return self
+
+    def open_files(self, files: tuple[str, ...]) -> Source:
+        """The source over these files."""
+        raise NotImplementedError
+
+    def source(self) -> Source:
+        """The documents of `path`."""
+        from lmx.data.sources import find_files, limit_bytes
+
+        files = find_files(self.path, key="data.path", suffixes=self.suffixes)
+        return self.open_files(limit_bytes(files, self.max_bytes))
+
+    def eval_source(self) -> Source | None:
+        """The documents of `eval_path`."""
+        from lmx.data.sources import find_files
+
+        if self.eval_path is None:
+            return None
+        return self.open_files(find_files(self.eval_path, key="data.eval_path", suffixes=self.suffixes))
+
+
+def check_one_evaluation(eval_path: object, split: Split | None) -> None:
+    """ValueError unless exactly one of the two says what to evaluate on."""
+    if eval_path is not None and split is not None:
+        raise ValueError("eval_path and split both say what to evaluate on; set split=null")
+    if eval_path is None and split is None:
+        raise ValueError("nothing says what to evaluate on; set eval_path, or split={by: document, ...}")
+
+
+class TextFiles(Files):
+    """Plain text."""
+
+    separator: Text | None = field("the text between two documents of a file; null: a file is a document")
+
+    def open_files(self, files: tuple[str, ...]) -> Source:
+        """Text files."""
+        from lmx.data.sources import DelimitedFiles
+
+        return DelimitedFiles(files, separator=self.separator)
+
+
+class JsonLines(Files):
+    """A field of JSON lines, with or without a prompt before it."""
+
+    prompt_field: Text | None = field("a field put before the text; none of its tokens is learnt")
+    prompt_joiner: Text = field("text between prompt and text; belongs to the prompt")
+    field: Text = field("the field that holds the text")
+
+    def open_files(self, files: tuple[str, ...]) -> Source:
+        """JSON lines."""
+        from lmx.data.sources import JsonLinesFiles
+
+        return JsonLinesFiles(
+            files, field=self.field, prompt_field=self.prompt_field, joiner=self.prompt_joiner
+        )
+
+
+class Parquet(Files):
+    """A text column of Parquet files."""
+
+    field: Text = field("the column that holds the text")
+
+    def open_files(self, files: tuple[str, ...]) -> Source:
+        """Parquet files."""
+        from lmx.data.sources import ParquetFiles
+
+        return ParquetFiles(files, field=self.field)
+
+
+class ArrayRecords(Files):
+    """Records of ArrayRecord files, a document each."""
+
+    record: Literal["text", "json", "uint16", "uint32"] = field(
+        "what a record holds: text, JSON, or token ids"
+    )
+    field: Text = field("the field of a JSON record that holds the text (record=json)")
+
+    def open_files(self, files: tuple[str, ...]) -> Source:
+        """ArrayRecord files."""
+        from lmx.data.sources import ArrayRecordFiles
+
+        return ArrayRecordFiles(files, record=self.record, field=self.field)
+
+
+class TokenShards(Rows):
+    """Token shards, memory-mapped: a directory made by `lmx data prepare`, or `.bin` files."""
+
+    path: Text | list[Text] = field("a prepared directory, files, or globs")
+    eval_path: Text | list[Text] | None = field("the same, to evaluate on; null: split decides")
+    layout: Literal["auto", "headed", "uint16", "uint32"] = field(
+        "of .bin files: headed (256 int32 before the tokens), headerless uint16 or uint32; "
+        "auto: headed where a header is, else uint16 when the vocabulary fits"
+    )
+    documents: Literal["auto", "index", "eos_ends", "eos_begins", "none"] = field(
+        "where documents end: by the index of a prepared directory, after each eos, before each eos, or unknown; "
+        "auto: index where there is one, else none"
+    )
+
+    @model_validator(mode="after")
+    def _one_evaluation(self) -> Self:
+        check_one_evaluation(self.eval_path, self.split)
+        return self
+
+    def build(
+        self,
+        tokenizer: TokenizerImpl,
+        *,
+        sequence_length: int,
+        seed: int,
+        global_batch_size: int | None = None,
+    ) -> Dataset:
+        """Opens the shards; ValueError when one is cut short or another tokenizer's."""
+        from lmx.data.dataset import build_shards
+
+        return build_shards(self, tokenizer, sequence_length=sequence_length, seed=seed)
+
+
+class Synthetic(Data):
+    """Tokens drawn by a rule whose entropy is known, so that the loss to reach is known too."""
+
+    rule: Literal["walk", "zipf", "copy"] = field(
+        "walk: each token is a few places after the one before, in a hidden order of the ids; zipf: independent "
+        "draws; copy: the first half of a row, drawn at random, comes again"
+    )
+    exponent: NonNegative = field("exponent of Zipf's law for the draws; 0: all alike")
+    branching: Positive = field("how many successors a token has (walk)")
+    examples: Positive = field("rows of an epoch")
+    eval_examples: Positive = field("rows to evaluate on")
+
+    def build(
+        self,
+        tokenizer: TokenizerImpl,
+        *,
+        sequence_length: int,
+        seed: int,
+        global_batch_size: int | None = None,
+    ) -> Dataset:
+        """Rows drawn from (seed, index); the vocabulary is the tokenizer's."""
+        from lmx.data.synthetic import build_synthetic
+
+        return build_synthetic(
+            self, vocab_size=tokenizer.vocab_size, sequence_length=sequence_length, seed=seed
+        )
+
+
+class Stage(Config):
+    """Other weights from some step on."""
+
+    from_step: Positive = field("the step at which these weights begin")
+    weights: dict[str, PositiveReal] = field("source -> weight; a source left out is not read")
+
+
+class Mixture(Data):
+    """Several sources by weight, exact over every block of examples."""
+
+    sources: dict[str, Data] = field("name -> what is read")
+    weights: dict[str, PositiveReal] = field("source -> weight, from the first step on")
+    stages: list[Stage] = field("later changes of the weights, in order of their steps")
+    block: Positive = field("examples over which the weights are exact (rounded to whole examples)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.sources:
+            raise ValueError("sources is empty; add one with +data@data.sources.NAME=OPTION")
+        steps = [0, *(stage.from_step for stage in self.stages)]
+        for before, after in pairwise(steps):
+            if after <= before:
+                raise ValueError(f"stages must be in order of steps, but from_step={after} follows {before}")
+        for weights in [self.weights, *(stage.weights for stage in self.stages)]:
+            unknown = sorted(set(weights) - set(self.sources))
+            if unknown or not weights:
+                named, known = ", ".join(unknown) or "nothing", ", ".join(self.sources)
+                raise ValueError(f"weights name {named}, but the sources are {known}")
+        return self
+
+    def build(
+        self,
+        tokenizer: TokenizerImpl,
+        *,
+        sequence_length: int,
+        seed: int,
+        global_batch_size: int | None = None,
+    ) -> Dataset:
+        """Builds every source and interleaves them."""
+        from lmx.data.mixture import build_mixture
+
+        return build_mixture(
+            self, tokenizer, sequence_length=sequence_length, seed=seed, global_batch_size=global_batch_size
+        )

@@ -1,0 +1,311 @@
+"""Text -> directories of token shards, part by part, in parallel, and resumable after a kill.
+
+Each part of a source becomes one shard; a shard's record is written after it, and the index after all records.
+Two processes that prepare the same directory write the same bytes, so neither disturbs the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmx.data.shards import (
+    DOCUMENT,
+    INDEX,
+    sha256_file,
+    token_dtype,
+    write_atomically,
+    write_json,
+    write_shard,
+)
+from lmx.data.sources import Document, Part, Source, document_key, file_stamps
+from lmx.data.tokenizers import TokenizerImpl, fingerprint
+
+PART_BYTES = 32 * 2**20
+VERSION = 1
+_BATCH_BYTES = 2**20
+
+Progress = Callable[[int, int], None]
+"""Called with parts done and parts in all."""
+
+
+class Recipe(NamedTuple):
+    """All, apart from the source's files, that decides which tokens come out.
+
+    boundary        which special ids stand around each document: eos | bos | both | none
+    invalid_utf8    what becomes of text that is not UTF-8: error | replace | skip
+    """
+
+    source: Source
+    tokenizer: TokenizerImpl
+    boundary: str
+    invalid_utf8: str
+    part_bytes: int = PART_BYTES
+
+    def key(self) -> str:
+        """A hash of the recipe and of its files' paths, sizes and times of change."""
+        return fingerprint(
+            version=VERSION,
+            settings=self.source.settings(),
+            files=file_stamps(self.source.files),
+            tokenizer=self.tokenizer.hash,
+            boundary=self.boundary,
+            invalid_utf8=self.invalid_utf8,
+            part_bytes=self.part_bytes,
+        )
+
+
+class _Encoded(NamedTuple):
+    tokens: np.ndarray
+    documents: np.ndarray
+    text_sha256: str
+    bytes: int
+    empty: int
+    skipped: int
+    replaced: int
+
+
+def boundary_ids(tokenizer: TokenizerImpl, boundary: str) -> tuple[list[int], list[int]]:
+    """The ids before and after each document; ValueError when the tokenizer has no such id."""
+    wanted = {"eos": ("eos",), "bos": ("bos",), "both": ("bos", "eos"), "none": ()}[boundary]
+    for name in wanted:
+        if getattr(tokenizer, f"{name}_id") is None:
+            raise ValueError(
+                f"data.document_boundary={boundary}, but the tokenizer has no {name} token; "
+                f"set tokenizer.{name}, or data.document_boundary=none"
+            )
+    before = [tokenizer.bos_id] if "bos" in wanted else []
+    after = [tokenizer.eos_id] if "eos" in wanted else []
+    return [i for i in before if i is not None], [i for i in after if i is not None]
+
+
+def _as_text(raw: bytes, place: str, recipe: Recipe) -> tuple[str | None, bool]:
+    """The text (None: skip it), and whether anything was replaced."""
+    fault, cure = None, "data.invalid_utf8=replace or data.invalid_utf8=skip"
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        fault = f"byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8"
+        text = raw.decode("utf-8", "replace") if recipe.invalid_utf8 == "replace" else ""
+    if "\0" in text and recipe.tokenizer.encode("\0").tolist() == [recipe.tokenizer.eos_id]:
+        fault = fault or f"character {text.index(chr(0))} is NUL, which the bytes tokenizer ends a text with"
+        text = text.replace("\0", "\ufffd")
+    if fault is None or recipe.invalid_utf8 == "replace":
+        return text, fault is not None
+    if recipe.invalid_utf8 == "skip":
+        return None, False
+    raise ValueError(f"data: {place}: {fault}; choose {cure}")
+
+
+def _encode_part(recipe: Recipe, part: Part) -> _Encoded:
+    before, after = boundary_ids(recipe.tokenizer, recipe.boundary)
+    dtype = token_dtype(recipe.tokenizer.vocab_size)
+    chunks: list[np.ndarray] = []
+    rows: list[tuple[int, int, int]] = []
+    counts = dict.fromkeys(("bytes", "empty", "skipped", "replaced"), 0)
+    waiting: list[tuple[int, str, str]] = []
+    size, digest = 0, hashlib.sha256()
+
+    def flush() -> None:
+        texts = recipe.tokenizer.encode_batch([text for _, _, text in waiting])
+        with_prompt = [prompt for _, prompt, _ in waiting if prompt]
+        prompts = iter(recipe.tokenizer.encode_batch(with_prompt))
+        for (key, prompt, _), ids in zip(waiting, texts, strict=True):
+            lead = [*before, *next(prompts)] if prompt else before
+            whole = np.concatenate([np.asarray(lead, dtype), ids.astype(dtype), np.asarray(after, dtype)])
+            chunks.append(whole)
+            rows.append((key, len(whole), len(lead) if prompt else 0))
+        waiting.clear()
+
+    for document in recipe.source.documents(part):
+        digest.update(document.prompt + document.text if document.ids is None else document.ids.tobytes())
+        if document.ids is not None:
+            ids = _checked_ids(document, recipe.tokenizer.vocab_size)
+            counts["empty" if not len(ids) else "bytes"] += 1 if not len(ids) else ids.nbytes
+            if len(ids):
+                chunks.append(
+                    np.concatenate([np.asarray(before, dtype), ids.astype(dtype), np.asarray(after, dtype)])
+                )
+                rows.append((document_key(document), len(chunks[-1]), 0))
+            continue
+        text, replaced = _as_text(document.text, document.place, recipe)
+        prompt, replaced_too = _as_text(document.prompt, document.place, recipe)
+        if text is None or prompt is None:
+            counts["skipped"] += 1
+            continue
+        if not text:
+            counts["empty"] += 1
+            continue
+        counts["replaced"] += replaced or replaced_too
+        counts["bytes"] += len(document.text) + len(document.prompt)
+        waiting.append((document_key(document), prompt, text))
+        size += len(document.text)
+        if size >= _BATCH_BYTES:
+            flush()
+            size = 0
+    flush()
+    tokens = np.concatenate(chunks) if chunks else np.zeros(0, dtype)
+    return _Encoded(tokens, np.array(rows, DOCUMENT), digest.hexdigest(), **counts)
+
+
+def _checked_ids(document: Document, vocab_size: int) -> np.ndarray:
+    ids = document.ids
+    assert ids is not None
+    if len(ids) and int(ids.max()) >= vocab_size:
+        raise ValueError(
+            f"data.path: {document.place} has token {int(ids.max())}, outside the vocabulary of {vocab_size}; "
+            "choose the tokenizer that the records were made with"
+        )
+    return ids
+
+
+def _prepare_part(recipe: Recipe, directory: Path, number: int, part: Part) -> dict[str, Any]:
+    """Writes shard `number` and its record; returns the record."""
+    encoded = _encode_part(recipe, part)
+    record: dict[str, Any] = {"tokens": len(encoded.tokens), "documents": len(encoded.documents)}
+    record |= {
+        name: getattr(encoded, name) for name in ("text_sha256", "bytes", "empty", "skipped", "replaced")
+    }
+    if len(encoded.tokens):
+        path = directory / f"{number:05d}.bin"
+        write_shard(path, encoded.tokens)
+        write_atomically(path.with_suffix(".documents.npy"), lambda file: np.save(file, encoded.documents))
+        record |= {"file": path.name, "sha256": sha256_file(path), "max_token": int(encoded.tokens.max())}
+    write_json(_record_path(directory, number), record)
+    return record
+
+
+def _record_path(directory: Path, number: int) -> Path:
+    return directory / f"{number:05d}.json"
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(recipe: Recipe, directory: Path) -> None:
+    _worker.update(recipe=recipe, directory=directory)
+
+
+def _work(number: int, part: Part) -> dict[str, Any]:
+    return _prepare_part(_worker["recipe"], _worker["directory"], number, part)
+
+
+def _run(
+    recipe: Recipe, directory: Path, todo: list[tuple[int, Part]], workers: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    if min(workers, len(todo)) <= 1:
+        for number, part in todo:
+            yield number, _prepare_part(recipe, directory, number, part)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(recipe, directory)
+    )
+    try:
+        queue = iter(todo)
+        running: dict[Future, int] = {}
+        for number, part in queue:
+            running[pool.submit(_work, number, part)] = number
+            if len(running) >= 2 * workers:
+                yield from _finished(running)
+        while running:
+            yield from _finished(running)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(running: dict[Future, int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for future in wait(running, return_when=FIRST_COMPLETED).done:
+        yield running.pop(future), future.result()
+
+
+def prepare(
+    recipe: Recipe, directory: Path, *, workers: int, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Makes `directory` hold the source's tokens; returns its index. Goes on where an earlier call was stopped.
+
+    ValueError when the directory belongs to another recipe, cannot be written, or the source has no text.
+    """
+    key = recipe.key()
+    done = _existing_index(directory, key)
+    if done is not None:
+        return done
+    boundary_ids(recipe.tokenizer, recipe.boundary)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "recipe.json", {"key": key})
+    except OSError as error:
+        raise ValueError(
+            f"{directory} cannot be written ({error.strerror}); choose another directory"
+        ) from None
+    parts = recipe.source.parts(recipe.part_bytes)
+    records = {number: record for number in range(len(parts)) if (record := _read_record(directory, number))}
+    todo = [(number, part) for number, part in enumerate(parts) if number not in records]
+    if progress:
+        progress(len(records), len(parts))
+    for number, record in _run(recipe, directory, todo, workers):
+        records[number] = record
+        if progress:
+            progress(len(records), len(parts))
+    index = _make_index(recipe, key, [records[number] for number in range(len(parts))])
+    if not index["shards"]:
+        files = ", ".join(recipe.source.files[:3])
+        raise ValueError(f"data: no text in {files}: every document is empty or was skipped")
+    write_json(directory / INDEX, index)
+    return index
+
+
+def _existing_index(directory: Path, key: str) -> dict[str, Any] | None:
+    recipe, index = directory / "recipe.json", directory / INDEX
+    if recipe.is_file() and json.loads(recipe.read_text())["key"] != key:
+        raise ValueError(
+            f"{directory} holds the shards of other files or settings; choose another directory, or delete it"
+        )
+    if not recipe.is_file() and directory.is_dir() and any(p.name[0] != "." for p in directory.iterdir()):
+        raise ValueError(f"{directory} is not empty; choose a new directory")
+    return json.loads(index.read_text(encoding="utf-8")) if index.is_file() else None
+
+
+def _read_record(directory: Path, number: int) -> dict[str, Any] | None:
+    try:
+        return json.loads(_record_path(directory, number).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _make_index(recipe: Recipe, key: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    ids_only = all(name in ("uint16", "uint32") for name in [recipe.source.settings().get("record")])
+    totals = {
+        name: sum(record[name] for record in records)
+        for name in ("tokens", "documents", "bytes", "empty", "skipped", "replaced")
+    }
+    shards = [r for r in records if r["tokens"]]
+    return {
+        "version": VERSION,
+        "key": key,
+        "tokenizer": None if ids_only else recipe.tokenizer.hash,
+        "vocab_size": recipe.tokenizer.vocab_size,
+        "dtype": token_dtype(recipe.tokenizer.vocab_size).name,
+        "document_boundary": recipe.boundary,
+        "invalid_utf8": recipe.invalid_utf8,
+        "source": recipe.source.settings(),
+        **totals,
+        "max_token": max((r["max_token"] for r in shards), default=-1),
+        "sources": [{"path": path, "size": size} for path, size, _ in file_stamps(recipe.source.files)],
+        "shards": [
+            {n: r[n] for n in ("file", "tokens", "documents", "sha256", "text_sha256")} for r in shards
+        ],
+    }
+
+
+def default_workers() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
