@@ -1,1 +1,5 @@
+"""The command line: one thin file a command; a new one is a `Command` and a line in `lmx.cli.main`."""
 
+from lmx.cli.command import Command
+
+__all__ = ["Command"]

@@ -150,6 +150,24 @@ class Composer(Generic[Schema]):
         return Composed(checked.config, plain(checked.config, resolved.tree), lines, self.schema, find), []
 
 
+    def of_job(self, cfg: DictConfig, overrides: Sequence[str]) -> Composed[Schema]:
+        """The configuration that Hydra composed for a job; ConfigError where it does not hold."""
+        resolved = resolve(cfg)
+        checked = validate(self.schema, resolved.tree)
+        wrong = bool(resolved.problems) or checked.config is None or bool(contradictions(checked.config))
+        if wrong or checked.config is None:
+            _, problems = self.check(overrides)
+            raise ConfigError(problems or [*resolved.problems, *checked.problems], self.command)
+
+        def find() -> Origins:
+            composed, _ = self.check(overrides)
+            return composed.origins if composed is not None else {}
+
+        return Composed(
+            checked.config, plain(checked.config, resolved.tree), list(overrides), self.schema, find
+        )
+
+
 def _origin_finder(tree: Tree, composition: Composition, kinds: Sorted) -> Callable[[], Origins]:
     return lambda: origins_of(tree, composition.defaults, kinds.values)
 

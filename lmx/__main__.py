@@ -1,0 +1,6 @@
+"""`python -m lmx`."""
+
+from lmx.cli.main import main
+
+if __name__ == "__main__":
+    main()

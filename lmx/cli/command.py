@@ -1,0 +1,46 @@
+"""What a command is: a primary configuration, the class of its root, and a function."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmx.config.component import Config
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the command line; its YAML is `conf/<name>.yaml`, spaces written as `_`.
+
+    name        as typed, `data prepare`
+    summary     what it does, in one line
+    schema      root class, `package.module:Class`, imported when the command runs
+    function    takes (Composed, run directory); what it returns is what a sweeper minimises
+    keys        the keys that the help page explains
+    examples    (command line, what it does)
+    resumable   whether `resume=RUN` goes on with a run
+    extendable  patterns of the keys that may change what is computed when a run goes on
+    """
+
+    name: str
+    summary: str
+    schema: str
+    function: Callable[[Any, Path], float | None]
+    keys: tuple[str, ...] = ()
+    examples: tuple[tuple[str, str], ...] = ()
+    resumable: bool = False
+    extendable: tuple[str, ...] = ()
+
+    @property
+    def primary(self) -> str:
+        """Name of the primary configuration."""
+        return self.name.replace(" ", "_")
+
+    def schema_class(self) -> type[Config]:
+        """The root class."""
+        module, _, name = self.schema.partition(":")
+        return getattr(importlib.import_module(module), name)

@@ -1,0 +1,340 @@
+"""Runs a command: validates the request first, then enters Hydra for the run directory, sweeps and launchers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lmx.cli.command import Command
+from lmx.config.errors import (
+    DONE,
+    FAILED,
+    STOPPED,
+    WRONG_REQUEST,
+    ConfigError,
+    LmxError,
+    Problem,
+    RequestError,
+    format_problems,
+)
+
+
+class JobFailed(Exception):
+    """A job of a sweep failed; its message has been shown."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message, exit_code)
+        self.message, self.exit_code = message, exit_code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(message)
+
+
+@dataclass
+class Outcome:
+    """How the jobs of this process ended: for each its number, exit code and message."""
+
+    done: int = 0
+    failed: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+class Task:
+    """The function that Hydra calls for each job; it travels to other processes with its launcher."""
+
+    def __init__(self, command: Command, places: dict[str, Any], resumed: list[str] | None = None) -> None:
+        """`resumed`: the overrides of a run that goes on, the run directory as `resume=` among them."""
+        self.command, self.places, self.resumed = command, places, resumed
+        self.multirun = False
+        self.collect = True
+        self.outcome = Outcome()
+        self.points: dict[tuple[str, ...], Any] = {}
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "points": {}, "outcome": Outcome()}
+
+    def __call__(self, cfg: Any) -> float | None:
+        """Validates the job's configuration and runs the command on it."""
+        from hydra.core.hydra_config import HydraConfig
+
+        hydra = HydraConfig.get()
+        run_dir = Path(hydra.runtime.output_dir)
+        number = 0 if not self.multirun else int(hydra.job.num)
+        try:
+            composed = self._composed(cfg, list(hydra.overrides.task))
+            value = self.command.function(composed, run_dir)
+            self.outcome.done += 1
+            return value
+        except Exception as error:
+            code, message = report(self.command.name, error, run_dir)
+        self.outcome.failed.append((number, code, message))
+        if self.multirun:
+            if code == STOPPED:
+                raise SystemExit(STOPPED)
+            if not self.collect or os.getpid() != self._process:
+                raise JobFailed(message, code)
+        return None
+
+    def _composed(self, cfg: Any, overrides: list[str]) -> Any:
+        schema = self.command.schema_class()
+        if self.resumed is not None:
+            from lmx.config.resume import load_resumed
+
+            name, extendable = self.command.name, self.command.extendable
+            run_dir = resume_target(self.resumed) or ""
+            return load_resumed(
+                run_dir, self.resumed, schema, command=name, extendable=extendable, **self.places
+            )
+        known = self.points.get(tuple(overrides))
+        if known is not None:
+            return known
+        from lmx.config.compose import Composer
+
+        composer = Composer(self.command.name, schema, overrides=overrides, **self.places)
+        return composer.of_job(cfg, overrides)
+
+
+def report(name: str, error: BaseException, run_dir: Path | None = None) -> tuple[int, str]:
+    """Shows an error on stderr, keeps its traceback in the run's `log.txt`; exit code and message."""
+    if isinstance(error, ConfigError):
+        print(format_problems(error.problems, name, color=_color()), file=sys.stderr)
+        return error.exit_code, str(error)
+    if isinstance(error, LmxError):
+        print(f"lmx {name}: {error}", file=sys.stderr)
+        return error.exit_code, str(error)
+    message = str(error).strip()
+    kind = type(error).__name__
+    text = message if message and isinstance(error, ValueError | RuntimeError) else f"{kind}: {message}".rstrip(": ")
+    lines = [f"lmx {name}: {text}"]
+    if run_dir is not None and run_dir.is_dir() and run_dir.resolve() != Path.cwd().resolve():
+        log = run_dir / "log.txt"
+        try:
+            with open(log, "a", encoding="utf-8") as stream:
+                stream.write("".join(traceback.format_exception(error)))
+            lines.append(f"    the traceback is in {log}")
+        except OSError:
+            lines.append("".join(traceback.format_exception(error)))
+    elif os.environ.get("LMX_TRACEBACK"):
+        lines.append("".join(traceback.format_exception(error)))
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1:]
+        lines += [f"    at {f.filename}:{f.lineno}; LMX_TRACEBACK=1 shows the whole traceback" for f in frame]
+    print("\n".join(lines), file=sys.stderr)
+    return FAILED, text
+
+
+def _color() -> bool:
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
+
+
+def execute(command: Command, arguments: list[str]) -> int:
+    """Runs `lmx <command> *arguments`; returns the exit code."""
+    if "-h" in arguments or "--help" in arguments:
+        from lmx.cli.help import command_page
+
+        print(command_page(command, arguments), end="")
+        return DONE
+    try:
+        return _execute(command, arguments)
+    except KeyboardInterrupt:
+        print(f"lmx {command.name}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return report(command.name, error)[0]
+
+
+def _execute(command: Command, arguments: list[str]) -> int:
+    options = parse(command, arguments)
+    places = _places(options)
+    flags, overrides = _flags(options), options.overrides
+    task = Task(command, places)
+    if options.shell_completion or options.info is not None or options.hydra_help:
+        return _enter(task, [*flags, *overrides])
+    if options.cfg is not None:
+        return _show(task, flags, overrides)
+    target = resume_target(overrides) if command.resumable else None
+    if target is not None:
+        return _resume(task, options, overrides, target)
+    if options.multirun or _mode(overrides) == "MULTIRUN":
+        return _sweep(task, flags, overrides)
+    from lmx.config.compose import Composer
+
+    composer = Composer(command.name, command.schema_class(), overrides=overrides, **places)
+    _, problems = composer.check(overrides)
+    if problems:
+        raise ConfigError(problems, command.name)
+    code = _enter(task, [*flags, *overrides])
+    return code or max((failed[1] for failed in task.outcome.failed), default=DONE)
+
+
+def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
+    """Hydra's own options and the overrides, in any order; ConfigError for options that do not exist."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = _Parser(prog=f"lmx {command.name}", add_help=False)
+    for action in get_args_parser()._actions:
+        if action.option_strings and action.dest not in ("help", "version", "experimental_rerun"):
+            parser._add_action(action)
+    options, rest = parser.parse_known_args(list(arguments))
+    wrong = [
+        Problem(word, "unknown option; a key is set without dashes, key=value", fix=_undashed(word), kind="syntax")
+        for word in rest
+        if word.startswith("-") and word != "--"
+    ]
+    options.overrides = [word for word in rest if not word.startswith("-")]
+    if wrong:
+        from lmx.config.compose import Composer
+
+        composer = Composer(command.name, command.schema_class(), overrides=options.overrides, **_places(options))
+        raise ConfigError([*wrong, *composer.check(options.overrides)[1]], command.name)
+    return options
+
+
+def _undashed(word: str) -> str | None:
+    return word.lstrip("-") if "=" in word else None
+
+
+def _places(options: argparse.Namespace) -> dict[str, Any]:
+    return {"conf": options.config_path, "config_dir": options.config_dir, "primary": options.config_name}
+
+
+def _flags(options: argparse.Namespace) -> list[str]:
+    """The options as Hydra's own command line takes them."""
+    flags: list[str] = []
+    for name in ("cfg", "package", "info", "config_dir", "config_path", "config_name"):
+        if getattr(options, name, None) is not None:
+            flags += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    for name in ("resolve", "run", "multirun", "shell_completion", "hydra_help"):
+        if getattr(options, name, False):
+            flags.append(f"--{name.replace('_', '-')}")
+    if options.config_path is not None:
+        flags[flags.index("--config-path") + 1] = str(Path(options.config_path).resolve())
+    return flags
+
+
+def _value_of(overrides: Sequence[str], key: str) -> str | None:
+    found = None
+    for line in overrides:
+        name, equals, value = line.partition("=")
+        if equals and name.lstrip("+") == key:
+            found = value
+    return found
+
+
+def resume_target(overrides: Sequence[str]) -> str | None:
+    """The run directory of `resume=`; None where no run goes on."""
+    value = _value_of(overrides, "resume")
+    if value is None or value.lower() in ("null", ""):
+        return None
+    return os.path.expanduser(value.strip("'\""))
+
+
+def _mode(overrides: Sequence[str]) -> str | None:
+    return _value_of(overrides, "hydra.mode")
+
+
+def _show(task: Task, flags: list[str], overrides: list[str]) -> int:
+    """`--cfg`: Hydra shows what it composed, also where it does not hold; then come the problems."""
+    from lmx.config.compose import Composer
+
+    composer = Composer(task.command.name, task.command.schema_class(), overrides=overrides, **task.places)
+    _, problems = composer.check(overrides)
+    try:
+        code = _enter(task, [*flags, *overrides])
+    except Exception:
+        if not problems:
+            raise
+        code = WRONG_REQUEST
+    if problems:
+        raise ConfigError(problems, task.command.name)
+    return code
+
+
+def _resume(task: Task, options: argparse.Namespace, overrides: list[str], target: str) -> int:
+    from lmx.config.overrides import write_value
+    from lmx.config.resume import load_resumed
+
+    name = task.command.name
+    if options.multirun:
+        raise RequestError("resume= goes on with one run; it cannot be swept")
+    if _value_of(overrides, "hydra.run.dir") is not None:
+        raise RequestError(f"resume={target} goes on in that directory; leave hydra.run.dir out")
+    schema, extendable = task.command.schema_class(), task.command.extendable
+    load_resumed(target, overrides, schema, command=name, extendable=extendable, **task.places)
+    task.resumed = overrides
+    folder = write_value(os.path.abspath(target))
+    own = [line for line in overrides if line.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    code = _enter(task, [*_flags(options), f"hydra.run.dir={folder}", *own])
+    return code or max((failed[1] for failed in task.outcome.failed), default=DONE)
+
+
+def _sweep(task: Task, flags: list[str], overrides: list[str]) -> int:
+    """Validates every point, then lets Hydra's sweeper run them; the worst exit code of all jobs."""
+    from lmx.config.compose import Composer
+    from lmx.config.sweep import check_sweep
+
+    name = task.command.name
+    composer = Composer(name, task.command.schema_class(), overrides=overrides, **task.places)
+    sweep = check_sweep(composer, overrides)
+    if sweep.problems:
+        raise ConfigError(sweep.problems, name)
+    task.multirun, task.collect = True, sweep.complete
+    task.points = {tuple(point.overrides): point.composed for point in sweep.points}
+    print(f"lmx {name}: {len(sweep.points)} points hold", file=sys.stderr)
+    try:
+        code = _enter(task, [*flags, *overrides])
+    except JobFailed as error:
+        code = error.exit_code
+    for number, _, message in task.outcome.failed:
+        print(f"lmx {name}: job {number} failed: {message.splitlines()[0]}", file=sys.stderr)
+    if task.outcome.failed:
+        total = task.outcome.done + len(task.outcome.failed)
+        print(f"lmx {name}: {task.outcome.done} of {total} jobs done", file=sys.stderr)
+    codes = {failed[1] for failed in task.outcome.failed} | ({code} if code else set())
+    return next((c for c in (STOPPED, FAILED, WRONG_REQUEST) if c in codes), max(codes, default=DONE))
+
+
+def _enter(task: Task, arguments: list[str]) -> int:
+    """Hydra's main with these arguments; its exceptions come through, its exit code is returned."""
+    import hydra
+
+    from lmx.config.sources import VERSION_BASE, conf_dir
+
+    primary = task.places["primary"] or task.command.primary
+    main = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=primary)(task)
+    with _process_state([sys.argv[0], *arguments], f"lmx.{task.command.primary}"):
+        try:
+            main()
+        except SystemExit as exit_:
+            return exit_.code if isinstance(exit_.code, int) else (DONE if exit_.code is None else FAILED)
+    return DONE
+
+
+@contextmanager
+def _process_state(arguments: list[str], module: str) -> Iterator[None]:
+    """Arguments and environment as Hydra reads them: job name, and exceptions instead of printed errors."""
+    wanted = {"HYDRA_FULL_ERROR": "1", "HYDRA_MAIN_MODULE": module}
+    before, argv = {name: os.environ.get(name) for name in wanted}, sys.argv
+    os.environ.update(wanted)
+    sys.argv = arguments
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,49 @@
+"""`lmx train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lmx.cli.command import Command
+
+
+def run(composed: Any, run_dir: Path) -> float:
+    """Trains, or goes on; returns the evaluation loss."""
+    from lmx.run.train import train
+
+    return train(composed, run_dir, resume=composed.config.resume is not None)
+
+
+COMMANDS = (
+    Command(
+        name="train",
+        summary="train a model, or a sweep of models; go on with a run",
+        schema="lmx.run.config:TrainConfig",
+        function=run,
+        keys=(
+            "trainer.steps",
+            "trainer.global_batch_size",
+            "trainer.sequence_length",
+            "trainer.seed",
+            "trainer.eval_every",
+            "trainer.compute_dtype",
+            "optimizer.learning_rate",
+            "model.n_layers",
+            "model.d_model",
+            "data.path",
+            "checkpoint.every",
+            "resume",
+            "output",
+        ),
+        examples=(
+            ("lmx train", "the default: a small model on the source of Python's standard library"),
+            ("lmx train model=nano trainer.steps=2k optimizer=muon", "other options, other values"),
+            ("lmx train data=text data.path=book.txt", "your own text"),
+            ("lmx train -m optimizer.learning_rate=1e-3,3e-3 trainer.seed=0,1", "a sweep: four runs"),
+            ("lmx train resume=runs/RUN", "go on with a run that stopped"),
+        ),
+        resumable=True,
+        extendable=("trainer.steps", "trainer.tokens", "trainer.epochs", "trainer.duration"),
+    ),
+)
