@@ -23,7 +23,7 @@ def byte_characters() -> dict[str, int]:
 
 
 def check_pattern(pattern: str) -> None:
-    """ValueError for `{m,n}+`: one regex engine reads it as possessive, another as a repeat, and ids differ."""
+    """ValueError for `{m,n}+`: possessive to one regex engine, a repeat to the other, so ids would differ."""
     import re
 
     found = re.search(r"\{\d*,?\d*\}\+", pattern)
@@ -34,7 +34,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def train(texts: Iterable[str], *, vocab_size: int, pattern: str, specials: Sequence[str]) -> Any:
-    """A `tokenizers.Tokenizer` of `vocab_size` ids; specials take the last ones. ValueError if text is too little."""
+    """A `tokenizers.Tokenizer` of `vocab_size` ids, specials last; ValueError when the text is too little."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     check_pattern(pattern)

@@ -57,11 +57,13 @@ class Rows(Data):
     """Tokens in rows: what every source of documents or tokens has in common."""
 
     packing: Packing = field(
-        "stream: all text end to end, cut every T tokens; concat: the same with segments, so that documents do not "
-        "see each other; best_fit: documents packed whole into rows; none: one document a row, cut or padded"
+        "stream: all text end to end, cut every T tokens; concat: the same with segments, so that "
+        "documents do "
+        "not see each other; best_fit: documents packed whole into rows; none: one document a row, "
+        "cut or padded"
     )
     windows: Windows = field(
-        "blocks: rows do not overlap and each comes once an epoch; random: rows start anywhere (packing=stream)"
+        "blocks: rows do not overlap, each comes once an epoch; random: rows start anywhere (packing=stream)"
     )
     split: Split | None = field("the part kept for evaluation; null where eval_path gives another text")
 
@@ -69,7 +71,7 @@ class Rows(Data):
     def _consistent(self) -> Self:
         if self.windows == "random" and self.packing != "stream":
             raise ValueError(
-                f"windows=random goes with packing=stream only, not packing={self.packing}; set windows=blocks"
+                f"windows=random goes with packing=stream, not packing={self.packing}; set windows=blocks"
             )
         return self
 
@@ -230,8 +232,8 @@ class TokenShards(Rows):
         "auto: headed where a header is, else uint16 when the vocabulary fits"
     )
     documents: Literal["auto", "index", "eos_ends", "eos_begins", "none"] = field(
-        "where documents end: by the index of a prepared directory, after each eos, before each eos, or unknown; "
-        "auto: index where there is one, else none"
+        "where documents end: by the index of a prepared directory, after each eos, before each eos, or "
+        "unknown; auto: index where there is one, else none"
     )
 
     @model_validator(mode="after")
@@ -257,8 +259,8 @@ class Synthetic(Data):
     """Tokens drawn by a rule whose entropy is known, so that the loss to reach is known too."""
 
     rule: Literal["walk", "zipf", "copy"] = field(
-        "walk: each token is a few places after the one before, in a hidden order of the ids; zipf: independent "
-        "draws; copy: the first half of a row, drawn at random, comes again"
+        "walk: each token is a few places after the one before, in a hidden order of the ids; "
+        "zipf: independent draws; copy: the first half of a row, drawn at random, comes again"
     )
     exponent: NonNegative = field("exponent of Zipf's law for the draws; 0: all alike")
     branching: Positive = field("how many successors a token has (walk)")

@@ -12,8 +12,9 @@ import numpy as np
 
 from lmx.data.packing import PackedRows, Rows, View, WindowRows, make_rows, mix64
 from lmx.data.prepare import Recipe, default_workers, prepare
-from lmx.data.shards import INDEX, Prepared, Shard, TokenStore, open_prepared, open_shard
+from lmx.data.shards import INDEX, Prepared, Shard, TokenStore, is_prepared, open_prepared, open_shard
 from lmx.data.sources import Source, find_files
+from lmx.types import Batch
 
 if TYPE_CHECKING:
     from lmx.data import config
@@ -37,6 +38,13 @@ class Dataset(NamedTuple):
     examples_per_epoch: int
     tokens_per_epoch: int
     description: dict[str, Any]
+
+
+def row(side: grain.MapDataset, index: int) -> Batch:
+    """Example `index` of a side."""
+    found = side[index]
+    assert isinstance(found, Batch)
+    return found
 
 
 def endless(rows: Rows, seed: int) -> grain.MapDataset:
@@ -114,15 +122,17 @@ def all_of(prepared: Prepared) -> View:
 
 
 def split_view(view: View, keys: np.ndarray | None, split: config.Split) -> tuple[View, View]:
-    """Training and evaluation side. By document: a document whose hash, mixed with the seed, is below the fraction.
+    """Training and evaluation side.
 
+    By document: those whose hash, mixed with the seed, is below the fraction are kept for evaluation.
     By tail: the last tokens, `fraction` of all; a document that lies across is cut.
     """
     if split.by == "document":
         if keys is None:
             raise ValueError(
-                "data.split.by=document, but where documents end is not known; set data.split.by=tail, or say where "
-                "they end with data.documents=eos_ends"
+                "data.split.by=document, but where documents end is not known; set "
+                "data.split.by=tail, or say "
+                "where they end with data.documents=eos_ends"
             )
         held = _mix_array(keys, split.seed) < np.uint64(min(int(split.fraction * 2**64), 2**64 - 1))
         return _select(view, ~held), _select(view, held)
@@ -204,8 +214,8 @@ def build_shards(
     view, keys = _open_shards(options.path, options, tokenizer, "data.path")
     if keys is None and options.packing in ("concat", "best_fit", "none"):
         raise ValueError(
-            f"data.packing={options.packing} needs to know where documents end; set data.documents=eos_ends or "
-            "eos_begins, or data.packing=stream"
+            f"data.packing={options.packing} needs to know where documents end; set data.documents=eos_ends "
+            "or eos_begins, or data.packing=stream"
         )
     if options.eval_path is not None:
         train, evaluation = view, _open_shards(options.eval_path, options, tokenizer, "data.eval_path")[0]
@@ -221,14 +231,11 @@ def _open_shards(
 ) -> tuple[View, np.ndarray | None]:
     """All of the shards, and a key for each document where their ends are known."""
     single = Path(paths).expanduser() if isinstance(paths, str) else None
-    if single is not None and single.is_dir() and options.documents in ("auto", "index"):
-        if (single / "recipe.json").is_file() or (single / INDEX).is_file():
-            prepared = open_prepared(single, vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash)
-            return all_of(prepared), prepared.documents["key"]
+    if single is not None and options.documents in ("auto", "index") and is_prepared(single):
+        prepared = open_prepared(single, vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash)
+        return all_of(prepared), prepared.documents["key"]
     if options.documents == "index":
-        raise ValueError(
-            f"{key}={paths} is not a directory made by lmx data prepare; set data.documents=none"
-        )
+        raise ValueError(f"{key}={paths} was not made by lmx data prepare; set data.documents=none")
     files = find_files(paths, key=key, suffixes=(".bin",))
     shards = [open_shard(f, layout=options.layout, vocab_size=tokenizer.vocab_size) for f in files]
     _refuse_other_tokenizer(shards, tokenizer)
@@ -241,7 +248,7 @@ def _open_shards(
 def _refuse_other_tokenizer(shards: list[Shard], tokenizer: TokenizerImpl) -> None:
     """Shards named one by one still stand beside their index."""
     for directory in {Path(shard.path).parent for shard in shards}:
-        if (directory / INDEX).is_file() and (directory / "recipe.json").is_file():
+        if is_prepared(directory):
             open_prepared(directory, vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash)
 
 
@@ -254,7 +261,8 @@ def _documents(store: TokenStore, where: str, tokenizer: TokenizerImpl) -> tuple
     marks = store.find(tokenizer.eos_id)
     if not len(marks):
         raise ValueError(
-            f"data.documents={where}, but no token is the end of text ({tokenizer.eos_id}); set data.documents=none"
+            f"data.documents={where}, but no token is the end of text ({tokenizer.eos_id}); "
+            "set data.documents=none"
         )
     starts = marks + 1 if where == "eos_ends" else marks
     starts = np.unique(np.concatenate([[0], starts[starts < total]]))

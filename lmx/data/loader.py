@@ -1,4 +1,4 @@
-"""From a side of a `Dataset` to global batches: a function of the step alone, whatever the hosts and workers."""
+"""From a side of a `Dataset` to global batches: a function of the step, whatever the hosts and workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from lmx.data.dataset import Dataset
+from lmx.data.dataset import Dataset, row
 from lmx.types import Batch
 
 PREFETCH = 8
@@ -63,10 +63,11 @@ def batches(
     process_count: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of step `start_step`, `start_step` + 1, ...: numpy, rows [p B/n, (p+1) B/n) of each global batch.
+    """Batches of steps `start_step`, `start_step` + 1, ...: rows [p B/n, (p+1) B/n) of each global batch,
+    numpy.
 
-    Example i of the side is row i mod B of step i // B, for any number of processes and workers; any step is reached
-    at once. `workers` 0 reads in a thread. Close the iterator when done with it.
+    Example i of the side is row i mod B of step i // B, for any number of processes and workers; any step is
+    reached at once. `workers` 0 reads in a thread. Close the iterator when done with it.
     """
     rows = _per_process(global_batch_size, process_count)
     found = side.batch(rows, drop_remainder=True, batch_fn=stack)
@@ -84,8 +85,8 @@ class _Spread:
 
     def __getitem__(self, index: int) -> Batch:
         if index < self.count:
-            return self.side[index * len(self.side) // self.count]
-        return Batch(*(None if a is None else np.zeros_like(a) for a in self.side[0]))
+            return row(self.side, index * len(self.side) // self.count)
+        return Batch(*(None if a is None else np.zeros_like(a) for a in row(self.side, 0)))
 
 
 def eval_batches(
@@ -112,7 +113,7 @@ def eval_batches(
 def throughput(
     dataset: Dataset, *, global_batch_size: int, workers: int = 0, seconds: float = 3.0
 ) -> dict[str, Any]:
-    """Tokens a second that the pipeline alone delivers, after its first batch, and the seconds until that one."""
+    """Tokens a second that the pipeline alone delivers, and the seconds until its first batch."""
     began = time.perf_counter()
     stream = batches(dataset.train, global_batch_size=global_batch_size, workers=workers)
     first = next(stream)

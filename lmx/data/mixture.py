@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grain
 import numpy as np
 
-from lmx.data.dataset import Dataset
+from lmx.data.dataset import Dataset, row
 from lmx.data.packing import mix64
 from lmx.types import Batch
 
@@ -32,14 +32,15 @@ def block_counts(weights: np.ndarray, block: int) -> np.ndarray:
     if len(starved):
         needed = int(np.ceil(weights.sum() / weights[starved].min()))
         raise ValueError(
-            f"data.block={block} is too small: a source of weight {weights[starved[0]]:g} gets no example in a block; "
+            f"data.block={block} is too small: a source of weight {weights[starved[0]]:g} gets no "
+            "example in a block; "
             f"set data.block={needed} or more"
         )
     return counts
 
 
 def interleave(counts: np.ndarray) -> np.ndarray:
-    """An order of a block in which every stretch is close to the shares: example k of n stands at (k + 1/2) / n."""
+    """An order of a block, close to the shares in every stretch: example k of n stands at (k + 1/2) / n."""
     places = np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in counts])
     sources = np.repeat(np.arange(len(counts)), counts)
     return sources[np.lexsort((sources, places))]
@@ -87,7 +88,8 @@ class MixedRows:
 
     def __getitem__(self, index: int) -> Batch:
         source, number = self.plan.locate(index)
-        return with_segments(self.sides[source][number]) if self.segments else self.sides[source][number]
+        found = row(self.sides[source], number)
+        return with_segments(found) if self.segments else found
 
 
 class JoinedRows:
@@ -102,16 +104,16 @@ class JoinedRows:
 
     def __getitem__(self, index: int) -> Batch:
         source = int(np.searchsorted(self.ends, index, "right"))
-        row = self.sides[source][index - int(self.ends[source] - len(self.sides[source]))]
-        return with_segments(row) if self.segments else row
+        found = row(self.sides[source], index - int(self.ends[source]) + len(self.sides[source]))
+        return with_segments(found) if self.segments else found
 
 
-def with_segments(row: Batch) -> Batch:
+def with_segments(one: Batch) -> Batch:
     """A row of one stretch, said in segments, so that it can stand beside packed rows."""
-    if row.segments is not None:
-        return row
-    length = len(row.tokens)
-    return row._replace(positions=np.arange(length, dtype=np.int32), segments=np.ones(length, np.int32))
+    if one.segments is not None:
+        return one
+    length = len(one.tokens)
+    return one._replace(positions=np.arange(length, dtype=np.int32), segments=np.ones(length, np.int32))
 
 
 def build_mixture(
@@ -141,7 +143,7 @@ def build_mixture(
     begins = [0, *(stage.from_step * (global_batch_size or 0) for stage in options.stages)]
     weights = [np.array([stage.get(name, 0.0) for name in names]) for stage in stages]
     plan = Plan(weights, begins, options.block)
-    segments = any(part.train[0].segments is not None for part in parts)
+    segments = any(row(part.train, 0).segments is not None for part in parts)
     first, used = plan.counts[0], plan.counts[0] > 0
     blocks = [part.examples_per_epoch / n for part, n in zip(parts, first, strict=True) if n]
     examples = max(1, int(min(blocks) * options.block))

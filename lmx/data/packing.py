@@ -1,7 +1,7 @@
 """Documents -> rows of T tokens, as plans that any row can be made from alone.
 
-A `View` is one side of a split: ranges of a token store, read as one text. Rows over it are random access: row `i`
-needs no other row, so any order over any number of hosts and workers gives the same rows.
+A `View` is one side of a split: ranges of a token store, read as one text. Rows over it are random access:
+row `i` needs no other row, so any order over any number of hosts and workers gives the same rows.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class View:
 
 
 class Rows(Protocol):
-    """Rows of T tokens; `rows[i]` is a `Batch` of arrays [T]. `tokens` counts the inputs that are not padding."""
+    """Rows of T tokens; `rows[i]` is a `Batch` of arrays [T]. `tokens` counts inputs that are not padding."""
 
     tokens: int
 
@@ -83,7 +83,7 @@ def _padded(array: np.ndarray, length: int) -> np.ndarray:
 
 
 class StreamRows:
-    """The text cut every T tokens; each row one stretch, without segments. `partial` keeps the last, padded."""
+    """The text cut every T tokens; each row one stretch. `partial` keeps the last one, padded."""
 
     def __init__(self, view: View, sequence_length: int, *, partial: bool):
         self.view, self.length = view, sequence_length
@@ -109,7 +109,7 @@ def _stretch(view: View, begin: int, length: int) -> Batch:
 
 
 class WindowRows:
-    """Stretches of T tokens that start anywhere, drawn anew for every index: row `i` is a function of (seed, i)."""
+    """Stretches of T tokens that start anywhere: row `i` is a function of (seed, i)."""
 
     def __init__(self, view: View, sequence_length: int, *, seed: int):
         self.view, self.length, self.seed = view, sequence_length, seed
@@ -137,8 +137,8 @@ def mix64(*values: int) -> int:
 class ConcatRows:
     """The text cut every T tokens, with segments and with positions that restart at each document.
 
-    A document that goes on in the next row restarts there too. The last token of a document has weight 0, for its
-    target would be another document's.
+    A document that goes on in the next row restarts there too. The last token of a document has weight 0,
+    for its target would be another document's.
     """
 
     def __init__(self, view: View, sequence_length: int, *, partial: bool):
@@ -172,7 +172,7 @@ class ConcatRows:
 
 
 class Pieces(NamedTuple):
-    """Stretches of documents: where each begins in the view, how many inputs it has (its targets follow them)."""
+    """Stretches of documents: where each begins in the view, and how many inputs it has."""
 
     begins: np.ndarray
     lengths: np.ndarray

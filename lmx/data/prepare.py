@@ -1,7 +1,7 @@
 """Text -> directories of token shards, part by part, in parallel, and resumable after a kill.
 
-Each part of a source becomes one shard; a shard's record is written after it, and the index after all records.
-Two processes that prepare the same directory write the same bytes, so neither disturbs the other.
+Each part of a source becomes one shard; a shard's record is written after it, and the index after all
+records. Two processes that prepare the same directory write the same bytes, so neither disturbs the other.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from lmx.data.shards import (
     DOCUMENT,
     INDEX,
+    RECIPE,
     sha256_file,
     token_dtype,
     write_atomically,
@@ -161,7 +162,8 @@ def _checked_ids(document: Document, vocab_size: int) -> np.ndarray:
     assert ids is not None
     if len(ids) and int(ids.max()) >= vocab_size:
         raise ValueError(
-            f"data.path: {document.place} has token {int(ids.max())}, outside the vocabulary of {vocab_size}; "
+            f"data.path: {document.place} has token {int(ids.max())}, outside the vocabulary of "
+            f"{vocab_size}; "
             "choose the tokenizer that the records were made with"
         )
     return ids
@@ -230,7 +232,8 @@ def _finished(running: dict[Future, int]) -> Iterator[tuple[int, dict[str, Any]]
 def prepare(
     recipe: Recipe, directory: Path, *, workers: int, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Makes `directory` hold the source's tokens; returns its index. Goes on where an earlier call was stopped.
+    """Makes `directory` hold the source's tokens; returns its index. Goes on where an earlier call was
+    stopped.
 
     ValueError when the directory belongs to another recipe, cannot be written, or the source has no text.
     """
@@ -241,7 +244,7 @@ def prepare(
     boundary_ids(recipe.tokenizer, recipe.boundary)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "recipe.json", {"key": key})
+        write_json(directory / RECIPE, {"key": key})
     except OSError as error:
         raise ValueError(
             f"{directory} cannot be written ({error.strerror}); choose another directory"
@@ -264,7 +267,7 @@ def prepare(
 
 
 def _existing_index(directory: Path, key: str) -> dict[str, Any] | None:
-    recipe, index = directory / "recipe.json", directory / INDEX
+    recipe, index = directory / RECIPE, directory / INDEX
     if recipe.is_file() and json.loads(recipe.read_text())["key"] != key:
         raise ValueError(
             f"{directory} holds the shards of other files or settings; choose another directory, or delete it"

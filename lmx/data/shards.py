@@ -1,10 +1,9 @@
 """Token shards on disk: headerless `.bin`, headed `.bin`, and directories of shards with an index.
 
-A headed shard begins with 256 int32: magic, version, number of tokens; then come the tokens. Magic 20240520 with
-version 1 holds uint16 (llm.c, modded-nanogpt), 20240801 with version 7 uint32 (llm.c). A headerless shard is
-nothing but tokens (nanoGPT). A directory of shards holds, for each headed shard, a table of its documents
-(`.documents.npy`) and one `index.json`, written last.
-"""
+A headed shard begins with 256 int32: magic, version, number of tokens; then come the tokens. Magic 20240520
+with version 1 holds uint16 (llm.c, modded-nanogpt), 20240801 with version 7 uint32 (llm.c). A headerless
+shard is nothing but tokens (nanoGPT). A directory of shards holds, for each headed shard, a table of its
+documents (`.documents.npy`) and one `index.json`, written last.
 
 from __future__ import annotations
 
@@ -20,9 +19,9 @@ import numpy as np
 
 HEADER = 256 * 4
 MAGIC = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
-INDEX = "index.json"
+INDEX, RECIPE = "index.json", "recipe.json"
 VERIFY_BYTES = 64 * 2**20
-"""Shards together below this are compared with their sha256 when opened (some 50 ms); above, only their sizes."""
+"""Shards together below this are compared with their sha256 when opened; above it only their sizes are."""
 
 DOCUMENT = np.dtype([("key", "<u8"), ("length", "<u4"), ("prompt", "<u4")])
 """A document: a hash of its text, its tokens, and how many of them at the start are never learnt."""
@@ -43,7 +42,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """`path` holds all that `write` wrote, or what it held before: also after a kill, also with two at once."""
+    """`path` holds all that `write` wrote, or what it held before: after a kill too, and with two at once."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -70,7 +69,7 @@ def write_shard(path: Path, tokens: np.ndarray) -> None:
 
     def write(file: IO[bytes]) -> None:
         file.write(header.tobytes())
-        file.write(memoryview(np.ascontiguousarray(tokens)).cast("B"))
+        file.write(np.ascontiguousarray(tokens).data)
 
     write_atomically(path, write)
 
@@ -97,7 +96,8 @@ def open_shard(path: str, *, layout: str, vocab_size: int) -> Shard:
         )
         if size % dtype.itemsize:
             raise ValueError(
-                f"data.path: {path} has {size} bytes, not a multiple of {dtype.itemsize} ({dtype.name} tokens): "
+                f"data.path: {path} has {size} bytes, not a multiple of {dtype.itemsize} "
+                f"({dtype.name} tokens): "
                 "it is cut short, or of another data.layout"
             )
         return Shard(path, 0, size // dtype.itemsize, dtype)
@@ -108,7 +108,8 @@ def open_shard(path: str, *, layout: str, vocab_size: int) -> Shard:
     if count <= 0 or size != HEADER + count * dtype.itemsize:
         there = (size - HEADER) / dtype.itemsize
         raise ValueError(
-            f"data.path: {path} should hold {count} tokens by its header but holds {there:g}: it is cut short; "
+            f"data.path: {path} should hold {count} tokens by its header but holds {there:g}: it is "
+            "cut short; "
             "copy or prepare it again"
         )
     return Shard(path, HEADER, count, dtype)
@@ -164,7 +165,8 @@ class TokenStore:
         index = int(np.searchsorted(self.starts, start + bad, "right")) - 1
         raise ValueError(
             f"data.path: {self.shards[index].path} has token {int(tokens[bad])} at position "
-            f"{start + bad - int(self.starts[index])}, outside the vocabulary of {self.vocab_size}; choose the "
+            f"{start + bad - int(self.starts[index])}, outside the vocabulary of {self.vocab_size}; "
+            "choose the "
             "tokenizer that the shards were made with (tokenizer=...), or the right data.layout"
         )
 
@@ -183,6 +185,11 @@ class Prepared(NamedTuple):
     index: dict
 
 
+def is_prepared(path: Path) -> bool:
+    """Whether `path` is a directory that `prepare` made, or began."""
+    return (path / RECIPE).is_file()
+
+
 def sha256_file(path: str | Path) -> str:
     """sha256 of a file's content."""
     with open(path, "rb") as file:
@@ -195,13 +202,15 @@ def open_prepared(directory: Path, *, vocab_size: int, tokenizer_hash: str) -> P
         index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
-            f"data.path: {directory} has no {INDEX}; its preparation did not finish: run lmx data prepare again"
+            f"data.path: {directory} has no {INDEX}; its preparation did not finish: run lmx data "
+            "prepare again"
         ) from None
     except ValueError:
         raise ValueError(f"data.path: {directory / INDEX} is not JSON; prepare the data again") from None
     if index["tokenizer"] not in (None, tokenizer_hash):
         raise ValueError(
-            f"data.path: {directory} was made with another tokenizer (hash {index['tokenizer'][:12]}) than the "
+            f"data.path: {directory} was made with another tokenizer (hash {index['tokenizer'][:12]}) "
+            "than the "
             f"configured one (hash {tokenizer_hash[:12]}); choose that tokenizer, or prepare the data again"
         )
     if index["max_token"] >= vocab_size:
@@ -221,7 +230,8 @@ def open_prepared(directory: Path, *, vocab_size: int, tokenizer_hash: str) -> P
         intact = shard.tokens == entry["tokens"] == int(table["length"].sum(dtype=np.int64))
         if not intact or (verify and sha256_file(path) != entry["sha256"]):
             raise ValueError(
-                f"data.path: {path} is damaged (not what its index says); delete {directory} and prepare it again"
+                f"data.path: {path} is damaged (not what its index says); delete {directory} and "
+                "prepare it again"
             )
         shards.append(shard)
         tables.append(table)

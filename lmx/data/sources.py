@@ -20,7 +20,7 @@ import numpy as np
 
 
 class Document(NamedTuple):
-    """One document: UTF-8 text after a prompt that is never learnt ("" for none), or token ids; and its place."""
+    """UTF-8 text after a prompt that is never learnt (or empty), or token ids; and where it comes from."""
 
     text: bytes
     prompt: bytes
@@ -351,7 +351,8 @@ class ArrayRecordFiles:
         dtype = np.dtype("<u2" if self.record == "uint16" else "<u4")
         if len(record) % dtype.itemsize:
             raise ValueError(
-                f"data.record={self.record}, but {place} has {len(record)} bytes; set data.record to what it holds"
+                f"data.record={self.record}, but {place} has {len(record)} bytes; set data.record to "
+                "what it holds"
             )
         return Document(b"", b"", place, np.frombuffer(record, dtype))
 

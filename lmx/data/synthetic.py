@@ -31,6 +31,7 @@ class SyntheticRows:
     ):
         self.rule, self.vocab_size, self.length, self.seed, self.count = rule, vocab_size, length, seed, count
         outcomes = min(branching, vocab_size) if rule == "walk" else vocab_size
+        self.tokens = count * length
         weights = np.arange(1, outcomes + 1, dtype=np.float64) ** -exponent
         self.probabilities = weights / weights.sum()
         self.cumulative = np.cumsum(self.probabilities)
@@ -41,11 +42,6 @@ class SyntheticRows:
     def entropy(self) -> float:
         """Of a draw, in nats."""
         return float(-(self.probabilities * np.log(self.probabilities)).sum())
-
-    @property
-    def tokens(self) -> int:
-        """Inputs of an epoch."""
-        return self.count * self.length
 
     def __len__(self) -> int:
         return self.count

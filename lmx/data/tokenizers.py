@@ -27,7 +27,9 @@ class TokenizerImpl(Protocol):
     hash: str
 
     @property
-    def token_bytes(self) -> np.ndarray: ...
+    def token_bytes(self) -> np.ndarray:
+        """int32 [V], see above."""
+        ...
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32. Special tokens written out in the text are ordinary text."""
@@ -71,12 +73,11 @@ def _check_size(found: int, vocab_size: int, what: str) -> None:
 class ByteTokenizer:
     """UTF-8 bytes as ids; 0, which text does not contain, ends a text."""
 
-    bos_id = None
-    eos_id = 0
-
     def __init__(self, vocab_size: int):
         _check_size(256, vocab_size, "the set of bytes")
         self.vocab_size = vocab_size
+        self.eos_id: int | None = 0
+        self.bos_id: int | None = None
         self.hash = fingerprint(kind="bytes")
 
     @property
@@ -120,7 +121,8 @@ class TiktokenTokenizer:
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         if missing:
             raise ValueError(
-                f"tokenizer.path: the ranks lack {len(missing)} of the 256 single bytes (first: {missing[0]}), "
+                f"tokenizer.path: the ranks lack {len(missing)} of the 256 single bytes (first: "
+                f"{missing[0]}), "
                 "so some text could not be encoded; take a byte-level ranks file"
             )
         taken = set(ranks.values())
@@ -322,14 +324,16 @@ def named_encoding(name: str) -> Any:
 
     if name not in tiktoken.list_encoding_names():
         raise ValueError(
-            f"tokenizer.encoding={name} is not known to tiktoken; it has {', '.join(tiktoken.list_encoding_names())}"
+            f"tokenizer.encoding={name} is not known to tiktoken; it has "
+            f"{', '.join(tiktoken.list_encoding_names())}"
         )
     try:
         return tiktoken.get_encoding(name)
     except Exception as error:  # network errors of several libraries, a damaged cache
         raise ValueError(
             f"tokenizer.encoding={name} is not in tiktoken's cache and cannot be fetched "
-            f"({type(error).__name__}). Give its ranks file by tokenizer.path=FILE, or fill a cache on a machine "
+            f"({type(error).__name__}). Give its ranks file by tokenizer.path=FILE, or fill a cache "
+            "on a machine "
             "with a network and point TIKTOKEN_CACHE_DIR to it, or choose tokenizer=bytes"
         ) from None
 
@@ -358,4 +362,5 @@ def build_tiktoken(
         specials = known._special_tokens if specials is None else specials
     else:
         raise ValueError("tokenizer.path and tokenizer.encoding are both null; set tokenizer.path=FILE")
+    assert pattern is not None
     return TiktokenTokenizer(ranks, pattern, specials=specials or {}, vocab_size=vocab_size, eos=eos, bos=bos)
