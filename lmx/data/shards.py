@@ -4,6 +4,7 @@ A headed shard begins with 256 int32: magic, version, number of tokens; then com
 with version 1 holds uint16 (llm.c, modded-nanogpt), 20240801 with version 7 uint32 (llm.c). A headerless
 shard is nothing but tokens (nanoGPT). A directory of shards holds, for each headed shard, a table of its
 documents (`.documents.npy`) and one `index.json`, written last.
+"""
 
 from __future__ import annotations
 
