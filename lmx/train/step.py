@@ -16,14 +16,14 @@ from lmx.types import Batch, TrainState, Tree
 
 def init_state(params: Tree, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
     """The state before the first step."""
-    zero = jnp.zeros((), jnp.int32)
+    zero = lambda: jnp.zeros((), jnp.int32)  # each its own buffer: the state is donated
     return TrainState(
-        step=zero,
+        step=zero(),
         params=params,
         opt_state=tx.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
-        skipped=zero,
-        skipped_run=zero,
+        skipped=zero(),
+        skipped_run=zero(),
     )
 
 
@@ -124,7 +124,9 @@ def make_train_step(
         )
         grad_norm = optax.tree.norm(grads).astype(jnp.float32)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, grad_norm=grad_norm)
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, grad_norm=grad_norm, step=state.step - state.skipped
+        )
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:
