@@ -116,7 +116,11 @@ def report(name: str, error: BaseException, run_dir: Path | None = None) -> tupl
         return error.exit_code, str(error)
     message = str(error).strip()
     kind = type(error).__name__
-    text = message if message and isinstance(error, ValueError | RuntimeError) else f"{kind}: {message}".rstrip(": ")
+    text = (
+        message
+        if message and isinstance(error, ValueError | RuntimeError)
+        else f"{kind}: {message}".rstrip(": ")
+    )
     lines = [f"lmx {name}: {text}"]
     if run_dir is not None and run_dir.is_dir() and run_dir.resolve() != Path.cwd().resolve():
         log = run_dir / "log.txt"
@@ -189,7 +193,9 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
             parser._add_action(action)
     options, rest = parser.parse_known_args(list(arguments))
     wrong = [
-        Problem(word, "unknown option; a key is set without dashes, key=value", fix=_undashed(word), kind="syntax")
+        Problem(
+            word, "unknown option; a key is set without dashes, key=value", fix=_undashed(word), kind="syntax"
+        )
         for word in rest
         if word.startswith("-") and word != "--"
     ]
@@ -197,7 +203,9 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     if wrong:
         from lmx.config.compose import Composer
 
-        composer = Composer(command.name, command.schema_class(), overrides=options.overrides, **_places(options))
+        composer = Composer(
+            command.name, command.schema_class(), overrides=options.overrides, **_places(options)
+        )
         raise ConfigError([*wrong, *composer.check(options.overrides)[1]], command.name)
     return options
 
@@ -297,8 +305,9 @@ def _sweep(task: Task, flags: list[str], overrides: list[str]) -> int:
         code = _enter(task, [*flags, *overrides])
     except JobFailed as error:
         code = error.exit_code
-    for number, _, message in task.outcome.failed:
-        print(f"lmx {name}: job {number} failed: {message.splitlines()[0]}", file=sys.stderr)
+    for number, ended, message in task.outcome.failed:
+        how = "stopped" if ended == STOPPED else "failed"
+        print(f"lmx {name}: job {number} {how}: {message.splitlines()[0]}", file=sys.stderr)
     if task.outcome.failed:
         total = task.outcome.done + len(task.outcome.failed)
         print(f"lmx {name}: {task.outcome.done} of {total} jobs done", file=sys.stderr)
@@ -310,7 +319,8 @@ def _enter(task: Task, arguments: list[str]) -> int:
     """Hydra's main with these arguments; its exceptions come through, its exit code is returned."""
     import hydra
 
-    from lmx.config.sources import VERSION_BASE, conf_dir
+    from lmx.config.files import conf_dir
+    from lmx.config.sources import VERSION_BASE
 
     primary = task.places["primary"] or task.command.primary
     main = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=primary)(task)

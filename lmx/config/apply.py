@@ -48,14 +48,23 @@ def _apply(cfg: DictConfig, override: Override) -> Problem | None:
     there = has(cfg, key)
     adding = override.is_add() and not override.is_force_add()
     if adding and there and not isinstance(value, Mapping | list) and _value(cfg, key) is not None:
-        return Problem(key, "is there already; it is set without +", value, origin, write_override(key, value), "present")
+        return Problem(
+            key, "is there already; it is set without +", value, origin, write_override(key, value), "present"
+        )
     try:
         with open_dict(cfg):
             OmegaConf.update(cfg, key, value, merge=True, force_add=True)
     except (OmegaConfBaseException, ValueError, TypeError, IndexError, AssertionError) as error:
         return Problem(key, str(error).strip().splitlines()[0], value, origin, kind="override")
     if not there and not override.is_add() and not override.is_force_add():
-        return Problem(key, "is not set by any file, so it is added with +", value, origin, write_override(key, value, "+"), "absent")
+        return Problem(
+            key,
+            "is not set by any file, so it is added with +",
+            value,
+            origin,
+            write_override(key, value, "+"),
+            "absent",
+        )
     return None
 
 
@@ -80,7 +89,9 @@ def has(cfg: Any, key: str) -> bool:
 
 def _node(cfg: Any, key: str) -> Any:
     for part in key.split("."):
-        if isinstance(cfg, DictConfig) and not (cfg._is_none() or cfg._is_missing() or cfg._is_interpolation()):
+        if isinstance(cfg, DictConfig) and not (
+            cfg._is_none() or cfg._is_missing() or cfg._is_interpolation()
+        ):
             if part not in cfg.keys():
                 return UNSET
             cfg = cfg._get_node(part)

@@ -19,13 +19,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lmx.config.apply import apply_values
 from lmx.config.component import Component, Config
 from lmx.config.errors import ConfigError, Problem
+from lmx.config.files import conf_dir
 from lmx.config.groups import Composition, compose_groups
 from lmx.config.origins import Origins, origins_of
 from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
 from lmx.config.report import Findings, explain
 from lmx.config.resolve import Resolved, resolve
 from lmx.config.schema import effect_of, fields_of
-from lmx.config.sources import Place, Tree, conf_dir
+from lmx.config.sources import Place, Tree
 from lmx.config.validate import validate
 
 Schema = TypeVar("Schema", bound=Config)

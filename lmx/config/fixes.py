@@ -16,7 +16,9 @@ from lmx.config.validate import validate
 _TRUE, _FALSE = ("yes", "on", "1", "true", "y", "t"), ("no", "off", "0", "false", "n", "f", "none")
 
 
-def likely_values(schema: type[Config], tree: Any, problem: Problem, before: Any, elsewhere: list[Any]) -> Iterator[Any]:
+def likely_values(
+    schema: type[Config], tree: Any, problem: Problem, before: Any, elsewhere: list[Any]
+) -> Iterator[Any]:
     """Values to try in place of the one that is wrong, the likeliest first.
 
     `before` is the value without the command line, `elsewhere` are values of other options of the group.

@@ -15,12 +15,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmx.config.errors import UNSET, Problem
+from lmx.config.files import show_path
 from lmx.config.near import nearest, nearest_key
 from lmx.config.origins import command_line, default_entry
 from lmx.config.schema import flatten
-from lmx.config.sources import Tree, show_path, yaml_node
+from lmx.config.sources import Tree, yaml_node
 
-_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError, OSError, TypeError)
+_ERRORS = (
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    ValueError,
+    AssertionError,
+    OSError,
+    TypeError,
+)
 
 
 @dataclass
@@ -72,7 +81,9 @@ def _compose(tree: Tree, lines: Sequence[str]) -> Composition:
     return Composition(cfg, defaults.defaults, choices)
 
 
-def _problems(tree: Tree, line: str | None, error: BaseException, sound: Sequence[str] | None) -> list[Problem]:
+def _problems(
+    tree: Tree, line: str | None, error: BaseException, sound: Sequence[str] | None
+) -> list[Problem]:
     """What an error of Hydra's means to a person."""
     text = str(error)
     origin = command_line(line) if line else None
@@ -91,8 +102,12 @@ def _problems(tree: Tree, line: str | None, error: BaseException, sound: Sequenc
         if override:
             group = override[1].split("@")[0]
             near = nearest(group, [g for g in tree.groups() if g != group])
-            message = "the defaults list overrides a group that is not there" + (f"; the nearest is {near}" if near else "")
-            return [Problem(group, message, origin=default_entry(tree, inside[1], group), kind="unknown_group")]
+            message = "the defaults list overrides a group that is not there" + (
+                f"; the nearest is {near}" if near else ""
+            )
+            return [
+                Problem(group, message, origin=default_entry(tree, inside[1], group), kind="unknown_group")
+            ]
         return [Problem(name, _first_line(inside[2]), origin=place, kind="composition")]
     return [Problem(name, _first_line(text), origin=origin, kind="composition")]
 
@@ -126,14 +141,22 @@ def _missing_option(tree: Tree, error: MissingConfigException, origin: str | Non
             message = f"no such option; the options are {', '.join(options)}" if options else "no such group"
             fix = f"{line}: {group}: {near}" if near else None
             problems.append(Problem(group, message, option, line, fix, "unknown_option"))
-        elif not group and option not in ("_self_", None) and not tree.repository.config_exists(_beside(parent, option)):
-            problems.append(Problem(_beside(parent, option), "no such file", origin=line, kind="unknown_option"))
+        elif (
+            not group
+            and option not in ("_self_", None)
+            and not tree.repository.config_exists(_beside(parent, option))
+        ):
+            problems.append(
+                Problem(_beside(parent, option), "no such file", origin=line, kind="unknown_option")
+            )
     if problems:
         return problems
     group, _, option = missing.rpartition("/")
     options = tree.options(group)
     message = f"no such option; the options are {', '.join(options)}" if options else "no such file"
-    return [Problem(group, message, option, origin or (show_path(path) if path else None), kind="unknown_option")]
+    return [
+        Problem(group, message, option, origin or (show_path(path) if path else None), kind="unknown_option")
+    ]
 
 
 def _beside(parent: str, name: str) -> str:
@@ -167,7 +190,9 @@ def _hydra_problem(tree: Tree, line: str, name: str, text: str, origin: str | No
     """A wrong override of Hydra's own configuration."""
     if "/" in name:
         options = tree.options(name)
-        message = f"no such option; the options are {', '.join(options)}" if options else "Hydra has no such group"
+        message = (
+            f"no such option; the options are {', '.join(options)}" if options else "Hydra has no such group"
+        )
         near = nearest(line.partition("=")[2], options) if options else None
         return Problem(name, message, UNSET, origin, f"{name}={near}" if near else None, "hydra")
     whole = _compose(tree, []).cfg
@@ -181,4 +206,6 @@ def _hydra_problem(tree: Tree, line: str, name: str, text: str, origin: str | No
         fix = f"{near}={line.partition('=')[2]}" if near else None
         return Problem(name, f"Hydra has no such key{hint}", UNSET, origin, fix, "hydra")
     lines = [part for part in text.splitlines() if part.strip() and not part.startswith("Error merging")]
-    return Problem(name, (lines[0] if lines else "Hydra cannot take this value"), UNSET, origin, None, "hydra")
+    return Problem(
+        name, (lines[0] if lines else "Hydra cannot take this value"), UNSET, origin, None, "hydra"
+    )

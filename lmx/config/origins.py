@@ -10,7 +10,8 @@ import yaml
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.types import Override
 
-from lmx.config.sources import Tree, show_path, yaml_node
+from lmx.config.files import show_path
+from lmx.config.sources import Tree, yaml_node
 
 Origins = dict[str, str]
 

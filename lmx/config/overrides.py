@@ -131,7 +131,9 @@ def _parse_problem(tree: Tree, line: str, error: Exception) -> Problem:
     if re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w./@-]*", key):
         for meant in (f"{key}={value.lstrip('=').strip()}", f"{key}={_quoted(value)}"):
             if meant != line and _parses(tree, meant):
-                return _unreadable(line, meant, "the value cannot be read; text with special characters needs quotes")
+                return _unreadable(
+                    line, meant, "the value cannot be read; text with special characters needs quotes"
+                )
     reason = str(error).strip().splitlines()
     return _unreadable(line, None, "cannot be read" + (f": {reason[0]}" if reason else ""))
 
@@ -220,7 +222,9 @@ def _group_problem(tree: Tree, override: Override, choices: dict[str, Any]) -> P
     listed = key in choices
     if override.is_delete():
         if not listed:
-            return Problem(group, "nothing to remove: no option of this group is chosen", origin=origin, kind="group")
+            return Problem(
+                group, "nothing to remove: no option of this group is chosen", origin=origin, kind="group"
+            )
         return None
     names = value if isinstance(value, list) else [value]
     unknown = [n for n in names if str(n) not in options]
@@ -228,16 +232,22 @@ def _group_problem(tree: Tree, override: Override, choices: dict[str, Any]) -> P
         shown = ", ".join(options)
         if value is None and listed:
             cure = f"~{key}" if choices[key] and group == "experiment" else None
-            return Problem(group, f"null is no option; the options are {shown}", None, origin, cure, "unknown_option")
+            return Problem(
+                group, f"null is no option; the options are {shown}", None, origin, cure, "unknown_option"
+            )
         meant = nearest(str(unknown[0]), options)
         message = f"no such option; the options are {shown}"
         fix = write_override(key, meant) if meant else None
         return Problem(group, message, value, origin, fix, "unknown_option")
     if (override.is_add() or override.is_force_add()) and listed:
         fix = write_override(key, value)
-        return Problem(group, "the group is there already; it is chosen without +", value, origin, fix, "group")
+        return Problem(
+            group, "the group is there already; it is chosen without +", value, origin, fix, "group"
+        )
     if override.is_force_add():
-        return Problem(group, "an option is added with one +", value, origin, write_override(key, value, "+"), "group")
+        return Problem(
+            group, "an option is added with one +", value, origin, write_override(key, value, "+"), "group"
+        )
     if not listed and not override.is_add():
         inside = nearest(group, [c.split("@")[0] for c in choices])
         message = "this command has no such group"

@@ -77,7 +77,9 @@ def _follows(context: _Context, problem: Problem, problems: Sequence[Problem]) -
             if taken is None and (inside or everywhere):
                 return True
     others = {p.key for p in problems if p is not problem}
-    if problem.kind in ("missing", "unknown_key", "value") and any(_target_wrong(p, problem.key) for p in problems):
+    if problem.kind in ("missing", "unknown_key", "value") and any(
+        _target_wrong(p, problem.key) for p in problems
+    ):
         return True
     raw = context.resolved.raw.get(problem.key)
     return bool(raw) and any(reference in others for reference in references(raw or "", problem.key))
@@ -263,7 +265,9 @@ def _missing(context: _Context, problem: Problem) -> Problem:
     message = problem.message + (f": {meaning}" if meaning else "")
     before, elsewhere = _before(context, problem.key), _elsewhere(context, problem.key)
     for value in likely_values(context.found.schema, context.plain, problem, before, elsewhere):
-        if not isinstance(value, Mapping) and accepted(context.found.schema, context.plain, problem.key, value):
+        if not isinstance(value, Mapping) and accepted(
+            context.found.schema, context.plain, problem.key, value
+        ):
             return replace(problem, message=message, fix=_override(context, problem.key, value))
     group = problem.key.replace(".", "/")
     options = context.found.tree.options(group) if context.found.tree.is_group(group) else []

@@ -98,10 +98,18 @@ def _interpolation_problem(key: str, raw: str, error: BaseException, cfg: DictCo
         hint = f"; the nearest is {near}" if near else ""
         known = ", ".join(RESOLVERS)
         return Problem(
-            key, f"{raw} uses {name}, which is no known function{hint}; there are {known}", raw, kind="interpolation"
+            key,
+            f"{raw} uses {name}, which is no known function{hint}; there are {known}",
+            raw,
+            kind="interpolation",
         )
     if isinstance(error, GrammarParseError):
-        return Problem(key, f"{raw} cannot be read; an interpolation is ${{key}} or ${{function:a,b}}", raw, kind="interpolation")
+        return Problem(
+            key,
+            f"{raw} cannot be read; an interpolation is ${{key}} or ${{function:a,b}}",
+            raw,
+            kind="interpolation",
+        )
     inner = error.__cause__ or error.__context__
     reason = str(inner or error).strip().splitlines()[0]
     return Problem(key, f"{raw}: {reason}", raw, kind="computed")

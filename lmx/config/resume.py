@@ -12,7 +12,7 @@ from omegaconf import OmegaConf, open_dict
 
 from lmx.config.apply import apply_values
 from lmx.config.component import Config
-from lmx.config.compose import Composed, Composer, unique, contradictions, plain, read_tree
+from lmx.config.compose import Composed, Composer, contradictions, plain, read_tree, unique
 from lmx.config.errors import ConfigError, Problem, RequestError, show_value
 from lmx.config.groups import Composition
 from lmx.config.origins import Origins, command_line, file_origins, origin_of, set_by_override
@@ -63,7 +63,9 @@ def load_resumed(
         raw += contradictions(checked.config)
     if raw or problems:
         found = Findings(composer.tree, schema, base, composer.compose, kinds.dropped)
-        raise ConfigError(unique(problems + explain(found, raw, resolved, composition, kinds, origins)), command)
+        raise ConfigError(
+            unique(problems + explain(found, raw, resolved, composition, kinds, origins)), command
+        )
     assert checked.config is not None
     tree = plain(checked.config, resolved.tree)
     refused = _refused(frozen, tree, schema, extendable, origins)
@@ -78,7 +80,10 @@ def load_resumed(
 
 def _frozen(run_dir: Path, path: Path) -> dict[str, Any]:
     if not run_dir.is_dir():
-        near = sorted(str(p.parent) for p in Path(run_dir.parent if run_dir.parent.is_dir() else ".").glob("*/config.yaml"))
+        near = sorted(
+            str(p.parent)
+            for p in Path(run_dir.parent if run_dir.parent.is_dir() else ".").glob("*/config.yaml")
+        )
         hint = f"; runs there: {', '.join(near[-3:])}" if near else ""
         raise RequestError(f"resume={run_dir}: there is no such directory{hint}")
     if not path.is_file():
@@ -120,7 +125,11 @@ def _choose_option(composer: Composer, cfg: Any, override: Override, origins: Or
 
 
 def _refused(
-    old: Mapping[str, Any], new: Mapping[str, Any], schema: type[Config], extendable: Sequence[str], origins: Origins
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    schema: type[Config],
+    extendable: Sequence[str],
+    origins: Origins,
 ) -> list[Problem]:
     """A problem for each difference that would change what the run computes."""
     problems = []

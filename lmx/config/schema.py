@@ -178,7 +178,9 @@ def known_keys(schema: type[Config], tree: Any) -> list[str]:
         for key, inner in names.items():
             found.append(prefix + key)
             inside = value.get(key) if isinstance(value, Mapping) else None
-            if isinstance(inside, Mapping) or (inside is None and not is_optional(inner) and prefix.count(".") < 3):
+            if isinstance(inside, Mapping) or (
+                inside is None and not is_optional(inner) and prefix.count(".") < 3
+            ):
                 visit(inner, inside, f"{prefix}{key}.")
 
     visit(schema, tree, "")

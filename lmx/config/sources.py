@@ -23,13 +23,6 @@ from lmx.config.resolvers import register
 VERSION_BASE = "1.3"
 
 
-def conf_dir() -> Path:
-    """The packaged configuration: `lmx/conf` in a wheel, `conf` beside the package in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
 class Place(NamedTuple):
     """What a command is composed from.
 
@@ -104,14 +97,6 @@ def _as_list(items: Sequence[str]) -> str:
     return f"[{quoted}]"
 
 
-def show_path(path: Path | str) -> str:
-    """A path as people like to read it: relative to the working directory where it lies inside."""
-    try:
-        return str(Path(path).resolve().relative_to(Path.cwd().resolve()))
-    except (ValueError, OSError):
-        return str(path)
-
-
 @lru_cache(maxsize=512)
 def _node(path: str, stamp: int) -> yaml.Node | None:
     with open(path, encoding="utf-8") as stream:
@@ -121,21 +106,6 @@ def _node(path: str, stamp: int) -> yaml.Node | None:
 def yaml_node(path: Path) -> yaml.Node | None:
     """The parsed nodes of a file, with their lines; None for an empty file."""
     return _node(str(path), os.stat(path).st_mtime_ns)
-
-
-def description_of_file(path: Path) -> str:
-    """The first comment line of a YAML file that is meant for people."""
-    with open(path, encoding="utf-8") as stream:
-        for line in stream:
-            text = line.strip()
-            if not text:
-                continue
-            if not text.startswith("#"):
-                return ""
-            comment = text.lstrip("#").strip()
-            if comment and not comment.startswith(("@package", "yaml-language-server")):
-                return comment
-    return ""
 
 
 def load_yaml(path: Path) -> Any:

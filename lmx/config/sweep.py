@@ -74,7 +74,9 @@ def _sweeps_hydra(override: Override) -> Problem:
 
 def _params(composer: Composer, params: Any) -> tuple[list[Override], list[Problem]]:
     """`hydra.sweeper.params`, written as `key: values`, as overrides."""
-    lines = [f"{key}={value}" for key, value in (params or {}).items() if isinstance(value, str | int | float)]
+    lines = [
+        f"{key}={value}" for key, value in (params or {}).items() if isinstance(value, str | int | float)
+    ]
     return parse_overrides(composer.tree, lines)
 
 

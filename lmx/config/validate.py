@@ -48,9 +48,9 @@ def _real_key(item: Mapping[str, Any], tree: Any) -> str:
     location: Sequence[Any] = item["loc"]
     for place, part in enumerate(location):
         last = place == len(location) - 1
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+        if (isinstance(value, Mapping) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
             value = value[part]
         elif last and item["type"] == "missing":
             value = UNSET
@@ -85,15 +85,19 @@ def _wants_mapping(schema: type[Config], tree: Any, key: str) -> str:
     spot = spot_of(schema, key, tree)
     classes = classes_at(spot.annotation, None) if spot else []
     names = list(dict.fromkeys(name for cls in classes for name in fields_of(cls)))
-    if "." not in key and any(issubclass(cls, Component) for cls in classes) or not names:
-        hint = f"; an option is chosen in a defaults list, `- override /{key}: OPTION`" if "." not in key else ""
+    if ("." not in key and any(issubclass(cls, Component) for cls in classes)) or not names:
+        hint = (
+            f"; an option is chosen in a defaults list, `- override /{key}: OPTION`" if "." not in key else ""
+        )
         return f"expected keys and values{hint}"
     return f"expected keys and values ({', '.join(names)})"
 
 
 def _merge(messages: list[str], choices: list[Any]) -> list[str]:
     """Alternatives of a union, the choices by name last."""
-    rest = [m for m in messages if not m.startswith("expected one of") and not re.fullmatch(r"expected \S+", m)]
+    rest = [
+        m for m in messages if not m.startswith("expected one of") and not re.fullmatch(r"expected \S+", m)
+    ]
     if choices and len(rest) < len(messages):
         names = [show_value(choice) for choice in choices]
         return [*rest, f"one of {', '.join(names)}" if len(names) > 1 else names[0]]
@@ -139,7 +143,9 @@ def _message(item: Mapping[str, Any], value: Any) -> str:
     if kind in _BOUNDS:
         text, name = _BOUNDS[kind]
         limit = context.get(name)
-        return text.format(show_value(int(limit) if isinstance(limit, float) and limit.is_integer() else limit))
+        return text.format(
+            show_value(int(limit) if isinstance(limit, float) and limit.is_integer() else limit)
+        )
     if kind == "value_error":
         text = str(context.get("error", item["msg"])).removeprefix("Value error, ")
         return text.removesuffix(repr(value)) + show_value(value) if _is_yaml_word(value) else text

@@ -1,0 +1,130 @@
+"""Help pages: the front page, and a page for each command with its groups, options, keys and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmx.cli.command import Command
+from lmx.cli.page import Section, render
+
+
+def front_page(commands: Mapping[str, Any]) -> str:
+    """`lmx --help`."""
+    return render(
+        "lmx: experiments with language models",
+        "lmx COMMAND [key=value ...]",
+        [
+            Section("Commands", [(name, entry.summary) for name, entry in commands.items()]),
+            Section(
+                "With every command",
+                [
+                    ("--help", "groups, options, keys and examples of the command"),
+                    ("group=option", "choose one of the files in conf/GROUP"),
+                    ("key=value", "set a value, such as trainer.steps=2k"),
+                    ("--cfg job --resolve", "show the configuration instead of running it"),
+                    ("-m", "run every combination of values written a,b,c"),
+                    ("--config-dir DIR", "add a folder of your own configuration files"),
+                ],
+            ),
+            Section("Completion in the shell", [('eval "$(lmx --completion bash)"', "also zsh, fish")]),
+        ],
+    )
+
+
+def command_page(command: Command, arguments: Sequence[str] = ()) -> str:
+    """`lmx COMMAND --help`."""
+    from lmx.config.files import conf_dir
+
+    folders = [conf_dir()]
+    for flag, value in zip(arguments, arguments[1:], strict=False):
+        if flag in ("--config-dir", "-cd"):
+            folders.append(Path(value))
+        if flag in ("--config-path", "-cp"):
+            folders[0] = Path(value)
+    primary = folders[0] / f"{command.primary}.yaml"
+    chosen = choices(primary)
+    sections = [Section("Examples", list(command.examples))] if command.examples else []
+    if chosen:
+        sections.append(
+            Section(
+                "Groups and their options (* is chosen unless you say otherwise)", _groups(folders, chosen)
+            )
+        )
+    keys = _keys(command, folders[0], primary, chosen)
+    if keys:
+        sections.append(Section("Keys most often set", keys))
+    sections.append(
+        Section(
+            "Options",
+            [
+                ("--cfg job [--resolve]", "show the configuration; --package model shows a part"),
+                ("-m, --multirun", "run every combination of values written a,b,c"),
+                ("--config-dir DIR", "add a folder of your own configuration files"),
+                ("hydra.run.dir=DIR", "put the run there"),
+                ("--info defaults", "the files that make the configuration, in order"),
+            ],
+        )
+    )
+    title = f"lmx {command.name}: {command.summary}"
+    closing = [f"All keys, with their values: lmx {command.name} --cfg job"]
+    return render(title, f"lmx {command.name} [group=option ...] [key=value ...]", sections, closing)
+
+
+def choices(primary: Path) -> dict[str, str | None]:
+    """Group -> option, in the order of the primary configuration's defaults list."""
+    if not primary.is_file():
+        return {}
+    content = yaml.safe_load(primary.read_text(encoding="utf-8")) or {}
+    found: dict[str, str | None] = {}
+    for entry in content.get("defaults", []):
+        if isinstance(entry, dict):
+            for group, option in entry.items():
+                if not str(group).startswith(("override ", "hydra/")):
+                    found[str(group).split(" ")[-1].lstrip("/").split("@")[0]] = option
+    return found
+
+
+def _groups(folders: Sequence[Path], chosen: Mapping[str, str | None]) -> list[tuple[str, str]]:
+    from lmx.config.files import description_of_file
+
+    rows: list[tuple[str, str]] = []
+    for group, default in chosen.items():
+        files: dict[str, Path] = {}
+        for folder in folders:
+            for path in sorted((folder / group).glob("*.yaml")):
+                files.setdefault(path.stem, path)
+        rows.append((group, "" if files else "(no options yet)"))
+        ordered = sorted(files, key=lambda name: (name != default, name))
+        for name in ordered:
+            rows.append((f"  {'*' if name == default else ' '} {name}", description_of_file(files[name])))
+    return rows
+
+
+def _keys(
+    command: Command, folder: Path, primary: Path, chosen: Mapping[str, str | None]
+) -> list[tuple[str, str]]:
+    """The command's most useful keys: meaning from the classes, value from the files chosen by default."""
+    from lmx.config.schema import description_of, pick
+
+    tree: dict[str, Any] = (
+        yaml.safe_load(primary.read_text(encoding="utf-8")) or {} if primary.is_file() else {}
+    )
+    for group, option in chosen.items():
+        path = folder / group / f"{option}.yaml"
+        if option and path.is_file():
+            tree[group] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    schema = command.schema_class()
+    rows = []
+    for key in command.keys:
+        from lmx.config.errors import UNSET, show_value
+
+        value = pick(tree, key)
+        meaning = description_of(schema, key, tree)
+        if meaning or value is not UNSET:
+            shown = f" [{show_value(value)}]" if value is not UNSET else ""
+            rows.append((key, f"{meaning}{shown}"))
+    return rows
