@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmx.data.prepare import PART_BYTES, as_text
+from lmx.data.sources import Source
 from lmx.data.tokenizers import TiktokenTokenizer, load_ranks, save_ranks
 
 RANKS, JSON, ABOUT = "ranks.tiktoken", "tokenizer.json", "about.json"
@@ -20,6 +22,21 @@ def byte_characters() -> dict[str, int]:
     shown = {chr(b): b for b in plain}
     rest = [b for b in range(256) if b not in plain]
     return shown | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+def texts_of(source: Source, invalid_utf8: str, max_bytes: int | None) -> Iterator[str]:
+    """The texts of a source, prompts too, up to `max_bytes`; ValueError for what is not UTF-8 under `error`."""
+    total = 0
+    for part in source.parts(PART_BYTES):
+        for document in source.documents(part):
+            if document.ids is not None:
+                raise ValueError("data.record: a tokenizer learns from text, not from token ids")
+            text, _ = as_text(document.prompt + document.text, document.place, invalid_utf8)
+            if text:
+                yield text
+            total += len(document.text) + len(document.prompt)
+            if max_bytes is not None and total >= max_bytes:
+                return
 
 
 def check_pattern(pattern: str) -> None:

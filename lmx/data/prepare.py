@@ -88,85 +88,110 @@ def boundary_ids(tokenizer: TokenizerImpl, boundary: str) -> tuple[list[int], li
     return [i for i in before if i is not None], [i for i in after if i is not None]
 
 
-def _as_text(raw: bytes, place: str, recipe: Recipe) -> tuple[str | None, bool]:
-    """The text (None: skip it), and whether anything was replaced."""
-    fault, cure = None, "data.invalid_utf8=replace or data.invalid_utf8=skip"
+def as_text(raw: bytes, place: str, invalid_utf8: str, *, nul_ends: bool = False) -> tuple[str | None, bool]:
+    """The text (None: to be skipped), and whether anything in it was replaced; ValueError under `error`.
+
+    `nul_ends`: the tokenizer ends a text with NUL, so that one inside would cut it in two.
+    """
+    fault = None
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         fault = f"byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8"
-        text = raw.decode("utf-8", "replace") if recipe.invalid_utf8 == "replace" else ""
-    if "\0" in text and recipe.tokenizer.encode("\0").tolist() == [recipe.tokenizer.eos_id]:
-        fault = fault or f"character {text.index(chr(0))} is NUL, which the bytes tokenizer ends a text with"
+        text = raw.decode("utf-8", "replace")
+    if nul_ends and "\0" in text:
+        fault = fault or f"character {text.index(chr(0))} is NUL, with which the bytes tokenizer ends a text"
         text = text.replace("\0", "\ufffd")
-    if fault is None or recipe.invalid_utf8 == "replace":
+    if fault is None or invalid_utf8 == "replace":
         return text, fault is not None
-    if recipe.invalid_utf8 == "skip":
+    if invalid_utf8 == "skip":
         return None, False
-    raise ValueError(f"data: {place}: {fault}; choose {cure}")
+    raise ValueError(f"data: {place}: {fault}; set data.invalid_utf8=replace or data.invalid_utf8=skip")
+
+
+class _Encoder:
+    """Collects documents, encodes them in batches, and counts what becomes of them."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.tokenizer = recipe, recipe.tokenizer
+        self.dtype = token_dtype(recipe.tokenizer.vocab_size)
+        before, after = boundary_ids(recipe.tokenizer, recipe.boundary)
+        self.before, self.after = np.asarray(before, self.dtype), np.asarray(after, self.dtype)
+        self.nul_ends = recipe.tokenizer.encode("\0").tolist() == [recipe.tokenizer.eos_id]
+        self.digest = hashlib.sha256()
+        self.chunks: list[np.ndarray] = []
+        self.rows: list[tuple[int, int, int]] = []
+        self.waiting: list[tuple[int, str, str]] = []
+        self.size = self.bytes = self.empty = self.skipped = self.replaced = 0
+
+    def add(self, document: Document) -> None:
+        """One more document."""
+        if document.ids is not None:
+            self._add_ids(document, document.ids)
+            return
+        self.digest.update(document.prompt + document.text)
+        policy, place = self.recipe.invalid_utf8, document.place
+        text, replaced = as_text(document.text, place, policy, nul_ends=self.nul_ends)
+        prompt, replaced_too = as_text(document.prompt, place, policy, nul_ends=self.nul_ends)
+        if text is None or prompt is None:
+            self.skipped += 1
+        elif not text:
+            self.empty += 1
+        else:
+            self.replaced += replaced or replaced_too
+            self.bytes += len(document.text) + len(document.prompt)
+            self.waiting.append((document_key(document), prompt, text))
+            self.size += len(document.text)
+            if self.size >= _BATCH_BYTES:
+                self.flush()
+
+    def _add_ids(self, document: Document, ids: np.ndarray) -> None:
+        if not len(ids):
+            self.empty += 1
+            return
+        _check_ids(ids, document.place, self.tokenizer.vocab_size)
+        self.digest.update(ids.tobytes())
+        self.bytes += ids.nbytes
+        self._put(document_key(document), self.before, ids, 0)
+
+    def _put(self, key: int, lead: np.ndarray, ids: np.ndarray, prompt: int) -> None:
+        self.chunks.append(np.concatenate([lead, ids.astype(self.dtype), self.after]))
+        self.rows.append((key, len(self.chunks[-1]), prompt))
+
+    def flush(self) -> None:
+        """Encodes what waits."""
+        texts = self.tokenizer.encode_batch([text for _, _, text in self.waiting])
+        prompts = iter(self.tokenizer.encode_batch([prompt for _, prompt, _ in self.waiting if prompt]))
+        for (key, prompt, _), ids in zip(self.waiting, texts, strict=True):
+            if prompt:
+                lead = np.concatenate([self.before, next(prompts).astype(self.dtype)])
+                self._put(key, lead, ids, len(lead))
+            else:
+                self._put(key, self.before, ids, 0)
+        self.waiting.clear()
+        self.size = 0
+
+    def result(self) -> _Encoded:
+        """All tokens and documents so far."""
+        self.flush()
+        tokens = np.concatenate(self.chunks) if self.chunks else np.zeros(0, self.dtype)
+        counts = (self.bytes, self.empty, self.skipped, self.replaced)
+        return _Encoded(tokens, np.array(self.rows, DOCUMENT), self.digest.hexdigest(), *counts)
 
 
 def _encode_part(recipe: Recipe, part: Part) -> _Encoded:
-    before, after = boundary_ids(recipe.tokenizer, recipe.boundary)
-    dtype = token_dtype(recipe.tokenizer.vocab_size)
-    chunks: list[np.ndarray] = []
-    rows: list[tuple[int, int, int]] = []
-    counts = dict.fromkeys(("bytes", "empty", "skipped", "replaced"), 0)
-    waiting: list[tuple[int, str, str]] = []
-    size, digest = 0, hashlib.sha256()
-
-    def flush() -> None:
-        texts = recipe.tokenizer.encode_batch([text for _, _, text in waiting])
-        with_prompt = [prompt for _, prompt, _ in waiting if prompt]
-        prompts = iter(recipe.tokenizer.encode_batch(with_prompt))
-        for (key, prompt, _), ids in zip(waiting, texts, strict=True):
-            lead = [*before, *next(prompts)] if prompt else before
-            whole = np.concatenate([np.asarray(lead, dtype), ids.astype(dtype), np.asarray(after, dtype)])
-            chunks.append(whole)
-            rows.append((key, len(whole), len(lead) if prompt else 0))
-        waiting.clear()
-
+    encoder = _Encoder(recipe)
     for document in recipe.source.documents(part):
-        digest.update(document.prompt + document.text if document.ids is None else document.ids.tobytes())
-        if document.ids is not None:
-            ids = _checked_ids(document, recipe.tokenizer.vocab_size)
-            counts["empty" if not len(ids) else "bytes"] += 1 if not len(ids) else ids.nbytes
-            if len(ids):
-                chunks.append(
-                    np.concatenate([np.asarray(before, dtype), ids.astype(dtype), np.asarray(after, dtype)])
-                )
-                rows.append((document_key(document), len(chunks[-1]), 0))
-            continue
-        text, replaced = _as_text(document.text, document.place, recipe)
-        prompt, replaced_too = _as_text(document.prompt, document.place, recipe)
-        if text is None or prompt is None:
-            counts["skipped"] += 1
-            continue
-        if not text:
-            counts["empty"] += 1
-            continue
-        counts["replaced"] += replaced or replaced_too
-        counts["bytes"] += len(document.text) + len(document.prompt)
-        waiting.append((document_key(document), prompt, text))
-        size += len(document.text)
-        if size >= _BATCH_BYTES:
-            flush()
-            size = 0
-    flush()
-    tokens = np.concatenate(chunks) if chunks else np.zeros(0, dtype)
-    return _Encoded(tokens, np.array(rows, DOCUMENT), digest.hexdigest(), **counts)
+        encoder.add(document)
+    return encoder.result()
 
 
-def _checked_ids(document: Document, vocab_size: int) -> np.ndarray:
-    ids = document.ids
-    assert ids is not None
-    if len(ids) and int(ids.max()) >= vocab_size:
+def _check_ids(ids: np.ndarray, place: str, vocab_size: int) -> None:
+    if int(ids.max()) >= vocab_size:
         raise ValueError(
-            f"data.path: {document.place} has token {int(ids.max())}, outside the vocabulary of "
-            f"{vocab_size}; "
+            f"data.path: {place} has token {int(ids.max())}, outside the vocabulary of {vocab_size}; "
             "choose the tokenizer that the records were made with"
         )
-    return ids
 
 
 def _prepare_part(recipe: Recipe, directory: Path, number: int, part: Part) -> dict[str, Any]:
