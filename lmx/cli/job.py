@@ -77,6 +77,8 @@ class Task:
             value = self.command.function(composed, run_dir)
             self.outcome.done += 1
             return value
+        except BrokenPipeError:
+            raise
         except Exception as error:
             code, message = report(self.command.name, error, run_dir)
         self.outcome.failed.append((number, code, message))
@@ -155,6 +157,8 @@ def execute(command: Command, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"lmx {command.name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
         return report(command.name, error)[0]
 

@@ -19,7 +19,9 @@ Effect = Literal["numerics", "throughput", "bookkeeping"]
 class Config(BaseModel):
     """A node of the configuration tree with a fixed set of keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True
+    )
 
 
 class Component(Config):
