@@ -75,7 +75,9 @@ def named_params(specs: Tree) -> dict[str, Param]:
 
 def map_named(function: Callable[[str, Param], object], specs: Tree) -> Tree:
     """A tree like `specs` with `function(path, param)` at each leaf."""
-    return jax.tree_util.tree_map_with_path(lambda path, p: function(path_name(path), p), specs, is_leaf=is_param)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: function(path_name(path), p), specs, is_leaf=is_param
+    )
 
 
 def count(specs: Tree) -> int:

@@ -56,7 +56,9 @@ def spec(axes: Sequence[str | None], rules: dict[str, list[str] | str | None]) -
             parts.append(None)
             continue
         if axis not in rules:
-            raise ValueError(f"mesh.rules has no rule for the logical axis {axis!r}; it has {', '.join(rules)}")
+            raise ValueError(
+                f"mesh.rules has no rule for the logical axis {axis!r}; it has {', '.join(rules)}"
+            )
         rule = rules[axis]
         mesh_axes = (rule,) if isinstance(rule, str) else tuple(rule or ())
         for mesh_axis in mesh_axes:
@@ -70,7 +72,9 @@ def spec(axes: Sequence[str | None], rules: dict[str, list[str] | str | None]) -
     return PartitionSpec(*parts)
 
 
-def check_divisible(name: str, shape: Sequence[int], axes: Sequence[str | None], mesh: jax.sharding.Mesh, rules: dict) -> None:
+def check_divisible(
+    name: str, shape: Sequence[int], axes: Sequence[str | None], mesh: jax.sharding.Mesh, rules: dict
+) -> None:
     """ValueError naming the axis, its size and the mesh axis when a dimension cannot be split evenly."""
     for size, axis, part in zip(shape, axes, spec(axes, rules), strict=True):
         parts = (part,) if isinstance(part, str) else (part or ())

@@ -36,12 +36,16 @@ def model_config(option: str, changes: dict[str, Any] | None = None) -> Any:
     return Model.model_validate(OmegaConf.to_container(OmegaConf.create(tree), resolve=True)["model"])
 
 
-def build_model(config: Any, *, dtype: str = "float32", kernels: str = "plain", shard: Shard = lambda x, axes: x) -> Any:
+def build_model(
+    config: Any, *, dtype: str = "float32", kernels: str = "plain", shard: Shard = lambda x, axes: x
+) -> Any:
     """The model on one device."""
     from lmx.layers import Kernels
 
     register()
-    knobs = Kernels.model_validate(OmegaConf.to_container(OmegaConf.create(read_option("kernels", kernels)), resolve=True))
+    knobs = Kernels.model_validate(
+        OmegaConf.to_container(OmegaConf.create(read_option("kernels", kernels)), resolve=True)
+    )
     return config.build(compute_dtype=jnp.dtype(dtype), kernels=knobs.build("cpu", n_devices=1), shard=shard)
 
 
@@ -57,7 +61,12 @@ def train_config(changes: dict[str, Any]) -> Any:
     tree: dict[str, Any] = {group: read_option(group, name) for group, name in choices.items()}
     tree["model"] = read_option("model", "tiny", small | changes.get("model", {}))
     tree["trainer"] = read_option("trainer", "default", knobs | changes.get("trainer", {}))
-    for group, name in {"data": "stdlib", "tokenizer": "bytes", "checkpoint": "default", "logging": "default"}.items():
+    for group, name in {
+        "data": "stdlib",
+        "tokenizer": "bytes",
+        "checkpoint": "default",
+        "logging": "default",
+    }.items():
         tree[group] = read_option(group, name)
     tree |= {"name": "test", "resume": None, "output": "text"}
     return TrainConfig.model_validate(OmegaConf.to_container(OmegaConf.create(tree), resolve=True))

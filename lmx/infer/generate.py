@@ -42,7 +42,9 @@ def make_generate(
     `vocab_size` on (padding of the vocabulary) are never chosen.
     """
 
-    def choose(params: Tree, hidden_BTD: jax.Array, key: jax.Array, done_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def choose(
+        params: Tree, hidden_BTD: jax.Array, key: jax.Array, done_B: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         y_BV = logits(hidden_BTD[:, -1], model.head(params))
         if vocab_size is not None and vocab_size < y_BV.shape[-1]:
             y_BV = jnp.where(jnp.arange(y_BV.shape[-1]) < vocab_size, y_BV, -jnp.inf)

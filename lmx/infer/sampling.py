@@ -21,7 +21,12 @@ def filter_logits(logits_BV: jax.Array, *, top_k: int | None, top_p: float | Non
 
 
 def sample(
-    logits_BV: jax.Array, key: jax.Array, *, temperature: float, top_k: int | None = None, top_p: float | None = None
+    logits_BV: jax.Array,
+    key: jax.Array,
+    *,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> jax.Array:
     """Token ids, int32 [B]; `temperature` 0 takes the most probable."""
     if temperature == 0.0:

@@ -49,7 +49,10 @@ def attention_specs(config: Any, stack: int, matrix: Any, out: Any) -> dict[str,
         "key": into(kv, "kv_heads"),
         "value": into(kv, "kv_heads"),
         "out": Param(
-            (stack, heads, head, width), ("layers", "heads", "head", "embed"), out(heads * head), ("heads", "head")
+            (stack, heads, head, width),
+            ("layers", "heads", "head", "embed"),
+            out(heads * head),
+            ("heads", "head"),
         ),
     }
     zeros = Init("zeros")

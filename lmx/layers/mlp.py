@@ -18,7 +18,8 @@ def mlp_specs(config: Any, stack: int, matrix: Any, out: Any) -> dict[str, Param
     width, hidden = config.d_model, config.mlp.d_ff
     names = ["gate", "up"] if config.mlp.kind == "gated" else ["up"]
     specs = {
-        name: Param((stack, width, hidden), ("layers", "embed", "ffn"), matrix(width), ("embed",)) for name in names
+        name: Param((stack, width, hidden), ("layers", "embed", "ffn"), matrix(width), ("embed",))
+        for name in names
     }
     specs["down"] = Param((stack, hidden, width), ("layers", "ffn", "embed"), out(hidden), ("ffn",))
     if config.mlp.bias:

@@ -37,7 +37,14 @@ def llama3(inv: np.ndarray, *, factor: float, low: float, high: float, original_
 
 
 def yarn(
-    inv: np.ndarray, *, theta: float, factor: float, beta_fast: float, beta_slow: float, original_length: int, truncate: bool
+    inv: np.ndarray,
+    *,
+    theta: float,
+    factor: float,
+    beta_fast: float,
+    beta_slow: float,
+    original_length: int,
+    truncate: bool,
 ) -> np.ndarray:
     """YaRN (arXiv:2309.00071, section 3.2): kept above `beta_fast` rotations, divided below `beta_slow`."""
     n = len(inv)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class Norm(Config):
     """Normalisation, wherever the model has one."""
 
-    kind: Literal["rms_norm", "layer_norm"] = field("rms_norm (arXiv:1910.07467) or layer_norm (arXiv:1607.06450)")
+    kind: Literal["rms_norm", "layer_norm"] = field(
+        "rms_norm (arXiv:1910.07467) or layer_norm (arXiv:1607.06450)"
+    )
     epsilon: PositiveReal = field("added to the mean square or the variance")
     scale: Literal["none", "weight", "one_plus_weight"] = field(
         "learned factor: none, a weight that starts at 1, or 1 + a weight that starts at 0 (Gemma)"
@@ -93,7 +95,9 @@ class Attention(Config):
     windows: list[Positive | None] = field(
         "tokens that a query sees, itself included; one a layer, repeated over the layers; null: all"
     )
-    qk_norm: Literal["none", "head", "full"] = field("norm of queries and keys: none, each head's, or over all heads")
+    qk_norm: Literal["none", "head", "full"] = field(
+        "norm of queries and keys: none, each head's, or over all heads"
+    )
     qkv_bias: Flag = field("biases on query, key and value")
     out_bias: Flag = field("bias on the output projection")
     softcap: PositiveReal | None = field("scores become softcap * tanh(scores / softcap)")
@@ -145,7 +149,9 @@ class Decoder(Model):
     n_layers: Positive = field("number of blocks")
     d_model: Positive = field("width of the residual stream")
     n_heads: Positive = field("query heads")
-    n_kv_heads: Positive = field("key/value heads; n_heads: multi-head, 1: multi-query, between: grouped-query")
+    n_kv_heads: Positive = field(
+        "key/value heads; n_heads: multi-head, 1: multi-query, between: grouped-query"
+    )
     head_dim: Positive = field("width of a head")
     norm: Norm = field("normalisation")
     position: Position = field("positions")
@@ -186,7 +192,9 @@ class Decoder(Model):
         """Contradictions between keys: (key, message, fix)."""
         found = []
         if self.n_heads % self.n_kv_heads:
-            best = max(k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0 and k <= self.n_kv_heads)
+            best = max(
+                k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0 and k <= self.n_kv_heads
+            )
             found.append(
                 (
                     "model.n_kv_heads",
@@ -205,9 +213,13 @@ class Decoder(Model):
                     )
                 )
         if not self.attention.windows:
-            found.append(("model.attention.windows", "needs at least one entry", "model.attention.windows=[null]"))
+            found.append(
+                ("model.attention.windows", "needs at least one entry", "model.attention.windows=[null]")
+            )
         if not self.position.pattern:
-            found.append(("model.position.pattern", "needs at least one entry", "model.position.pattern=[none]"))
+            found.append(
+                ("model.position.pattern", "needs at least one entry", "model.position.pattern=[none]")
+            )
         for name, rope in self.position.ropes.items():
             if name in self.position.pattern and round(self.head_dim * rope.fraction) % 2:
                 found.append(

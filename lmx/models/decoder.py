@@ -92,7 +92,9 @@ def decoder_specs(config: Decoder) -> Tree:
 
     specs: Tree = {
         "embedding": {
-            "tokens": Param((vocab, width), ("vocab", "embed"), Init(init.distribution, init.embedding), ("vocab",))
+            "tokens": Param(
+                (vocab, width), ("vocab", "embed"), Init(init.distribution, init.embedding), ("vocab",)
+            )
         },
         "layers": [block(group.repeats) for group in layer_groups(config) for _ in group.kinds],
         "final_norm": norms(None),
@@ -163,7 +165,9 @@ def _unstack(tree: Tree) -> list[Tree]:
 def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shard: Shard) -> Model:
     """The decoder that `config` describes, computing in `compute_dtype` from parameters of any dtype."""
     groups = layer_groups(config)
-    frequencies = {name: rope_frequencies(rope, config.head_dim) for name, rope in config.position.ropes.items()}
+    frequencies = {
+        name: rope_frequencies(rope, config.head_dim) for name, rope in config.position.ropes.items()
+    }
     n = config.norm
     norm_knobs = {"kind": n.kind, "epsilon": n.epsilon, "scale": n.scale, "scale_in": n.scale_in}
     residual_axes = ("batch", "length", "act_embed")
@@ -172,7 +176,12 @@ def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shar
         return norm(x, params.get(name, {}), **norm_knobs) if n.placement in (place, "both") else x
 
     def block(
-        x_BTD: jax.Array, params: Tree, kind: Kind, context: Context, cache: CacheSlot | None, key: jax.Array | None
+        x_BTD: jax.Array,
+        params: Tree,
+        kind: Kind,
+        context: Context,
+        cache: CacheSlot | None,
+        key: jax.Array | None,
     ) -> tuple[jax.Array, CacheSlot | None]:
         params = jax.tree.map(lambda w: w.astype(compute_dtype), params)
         keys = (None, None) if key is None else tuple(jax.random.split(key))

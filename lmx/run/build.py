@@ -71,12 +71,16 @@ def build(config: TrainConfig, *, total_steps: int) -> Parts:
         rules,
     )
     check_divisible("trainer.eval_batch_size", (trainer.eval_batch_size,), ("batch",), mesh, rules)
-    factor = config.schedule.build(total_steps=total_steps, tokens_per_step=sequences * trainer.sequence_length)
+    factor = config.schedule.build(
+        total_steps=total_steps, tokens_per_step=sequences * trainer.sequence_length
+    )
     tx = config.optimizer.build(model.specs, factor)
     dtype = jnp.dtype(trainer.param_dtype)
     param_shardings = param_tree.shardings(model.specs, mesh, rules)
     abstract_params = param_tree.abstract(model.specs, dtype, param_shardings)
-    abstract_state = jax.eval_shape(lambda p: init_state(p, tx, ema=config.optimizer.ema_decay is not None), abstract_params)
+    abstract_state = jax.eval_shape(
+        lambda p: init_state(p, tx, ema=config.optimizer.ema_decay is not None), abstract_params
+    )
     state_shardings = _state_shardings(abstract_state, model.specs, param_shardings, mesh)
     abstract_state = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract_state, state_shardings
@@ -93,7 +97,9 @@ def build(config: TrainConfig, *, total_steps: int) -> Parts:
     )
 
 
-def _state_shardings(state: TrainState, specs: Tree, param_shardings: Tree, mesh: jax.sharding.Mesh) -> TrainState:
+def _state_shardings(
+    state: TrainState, specs: Tree, param_shardings: Tree, mesh: jax.sharding.Mesh
+) -> TrainState:
     """Every array of the optimizer that mirrors a parameter (same path ending, same shape) lies as it does."""
     replicated = NamedSharding(mesh, jax.P())
     by_path = param_tree.named_params(specs)

@@ -34,7 +34,12 @@ class TrainConfig(Config):
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Contradictions between keys: (key, message, fix that can be pasted)."""
-        return [*self.model.problems(), *_length_problems(self), *_batch_problems(self), *_size_problems(self)]
+        return [
+            *self.model.problems(),
+            *_length_problems(self),
+            *_batch_problems(self),
+            *_size_problems(self),
+        ]
 
 
 def _length_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
@@ -58,7 +63,13 @@ def _batch_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
     except ValueError as error:
         tokens = int(t.global_batch_size.split()[0])
         fit = max(tokens // t.sequence_length, 1) * t.sequence_length
-        return [("trainer.global_batch_size", str(error).partition(": ")[2], f"'trainer.global_batch_size={fit} tokens'")]
+        return [
+            (
+                "trainer.global_batch_size",
+                str(error).partition(": ")[2],
+                f"'trainer.global_batch_size={fit} tokens'",
+            )
+        ]
     if sequences % t.accumulation:
         fit = max(n for n in range(1, t.accumulation + 1) if sequences % n == 0)
         message = f"a batch of {sequences} sequences cannot be split into {t.accumulation} micro-batches"

@@ -64,9 +64,13 @@ class Trainer(Config):
     norms_every: Positive | None = field(
         "steps between norms of each parameter, gradient and update; null: never", effect="bookkeeping"
     )
-    eval_every: Positive | None = field("steps between evaluations; null: only at the end", effect="bookkeeping")
+    eval_every: Positive | None = field(
+        "steps between evaluations; null: only at the end", effect="bookkeeping"
+    )
     eval_batch_size: Positive = field("sequences evaluated at once", effect="bookkeeping")
-    eval_sequences: Positive | None = field("evaluated sequences; null: all of the split", effect="bookkeeping")
+    eval_sequences: Positive | None = field(
+        "evaluated sequences; null: all of the split", effect="bookkeeping"
+    )
     sample: Sample = field("generated text", effect="bookkeeping")
     profile: Profile | None = field("a profiled window", effect="bookkeeping")
     data_workers: Count = field("processes that read data; 0: the training process", effect="throughput")
@@ -79,7 +83,9 @@ class Trainer(Config):
         effect="bookkeeping",
         unit="FLOP/s",
     )
-    check_nans: Flag = field("stop at the operation that makes a NaN (slow; for debugging)", effect="bookkeeping")
+    check_nans: Flag = field(
+        "stop at the operation that makes a NaN (slow; for debugging)", effect="bookkeeping"
+    )
 
     def batch_sequences(self) -> int:
         """Sequences in a global batch; ValueError when a number of tokens is not a whole number of them."""

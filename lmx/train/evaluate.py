@@ -31,7 +31,9 @@ def make_eval_step(
 
     def step(params: Tree, batch: Batch) -> jax.Array:
         out = model.forward(params, batch.tokens, batch.positions, segments_BT=batch.segments)
-        losses = kernels.cross_entropy(out.hidden, model.head(params), batch.targets, batch.weights, z_loss=0.0)
+        losses = kernels.cross_entropy(
+            out.hidden, model.head(params), batch.targets, batch.weights, z_loss=0.0
+        )
         counted = batch.weights.astype(jnp.float32)
         n_bytes = jnp.zeros(()) if table is None else (table[batch.targets] * counted).sum()
         return jnp.stack([losses.nll, counted.sum(), n_bytes])

@@ -63,7 +63,7 @@ def _queue(batches: Iterator[Batch], ahead: int) -> Iterator[Batch]:
 
 
 def run_steps(
-    step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]],
+    step_fn: Callable[[TrainState, Batch, int], tuple[TrainState, dict[str, Any]]],
     state: TrainState,
     batches: Iterator[Batch],
     *,
@@ -73,7 +73,7 @@ def run_steps(
     max_skipped: int,
     events: Events,
 ) -> Finished:
-    """Steps `start` + 1 to `end`, or until `events.stop` gives a reason.
+    """Steps `start` + 1 to `end`, or until `events.stop` gives a reason; `step_fn` is told the step's number.
 
     Raises Diverged after `max_skipped` updates in a row whose loss or gradient was not finite.
     """
@@ -107,7 +107,7 @@ def run_steps(
     queue = _queue(batches, prefetch)
     while step < end and stopped is None:
         batch = next(queue)
-        state, metrics = step_fn(state, batch)
+        state, metrics = step_fn(state, batch, step + 1)
         if pending is not None:
             read()
         step += 1

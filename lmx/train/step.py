@@ -38,7 +38,9 @@ def loss_sums(
     out = model.forward(
         params, batch.tokens, batch.positions, segments_BT=batch.segments, dropout_key=dropout_key
     )
-    losses = kernels.cross_entropy(out.hidden, model.head(params), batch.targets, batch.weights, z_loss=z_loss)
+    losses = kernels.cross_entropy(
+        out.hidden, model.head(params), batch.targets, batch.weights, z_loss=z_loss
+    )
     return losses.total, {"loss": losses.nll}
 
 
@@ -90,7 +92,9 @@ def layer_norms(params: Tree, grads: Tree, updates: Tree) -> dict[str, Tree]:
     def of(tree: Tree) -> Tree:
         def one(path: tuple, x: jax.Array) -> jax.Array:
             stacked = path[0] == jax.tree_util.DictKey("layers")
-            return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=tuple(range(int(stacked), x.ndim))))
+            return jnp.sqrt(
+                jnp.sum(jnp.square(x.astype(jnp.float32)), axis=tuple(range(int(stacked), x.ndim)))
+            )
 
         return jax.tree_util.tree_map_with_path(one, tree)
 

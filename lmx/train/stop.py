@@ -30,5 +30,7 @@ class StopRequest:
         if self.name is not None:
             os._exit(128 + number)
         self.name = signal.Signals(number).name
-        message = f"\n{self.name}: finishing this step, then saving. Once more ends at once, without saving.\n"
+        message = (
+            f"\n{self.name}: finishing this step, then saving. Once more ends at once, without saving.\n"
+        )
         os.write(sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else 2, message.encode())

@@ -15,16 +15,46 @@ VARIANTS = {
     "tiny": ("tiny", {}),
     "nano": ("nano", {}),
     "gpt2": ("gpt2", {"n_layers": 2, "d_model": 48, "n_heads": 4, "vocab_size": 97}),
-    "nanogpt_jax": ("nanogpt_jax", {"n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 97}),
-    "llama": ("llama3_8b", {"n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 1, "vocab_size": 97, "mlp.d_ff": 64}),
-    "qwen3": ("qwen3_0p6b", {"n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "vocab_size": 97, "mlp.d_ff": 64}),
+    "nanogpt_jax": (
+        "nanogpt_jax",
+        {"n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 97},
+    ),
+    "llama": (
+        "llama3_8b",
+        {"n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 1, "vocab_size": 97, "mlp.d_ff": 64},
+    ),
+    "qwen3": (
+        "qwen3_0p6b",
+        {
+            "n_layers": 2,
+            "d_model": 48,
+            "n_heads": 4,
+            "n_kv_heads": 2,
+            "head_dim": 16,
+            "vocab_size": 97,
+            "mlp.d_ff": 64,
+        },
+    ),
     "olmo2": ("olmo2_7b", {"n_layers": 2, "d_model": 48, "n_heads": 4, "vocab_size": 97, "mlp.d_ff": 64}),
     "windows": ("tiny", {"n_layers": 5, "d_model": 48, "attention.windows": [5, None], "n_heads": 3}),
-    "nope": ("tiny", {"n_layers": 4, "d_model": 48, "n_heads": 3, "position.pattern": ["rope", "rope", "rope", "none"]}),
+    "nope": (
+        "tiny",
+        {"n_layers": 4, "d_model": 48, "n_heads": 3, "position.pattern": ["rope", "rope", "rope", "none"]},
+    ),
     "gemma_like": (
         "tiny",
-        {"n_layers": 2, "d_model": 48, "n_heads": 3, "norm.placement": "both", "norm.scale": "one_plus_weight", "norm.scale_in": "float32",
-         "mlp.kind": "gated", "mlp.activation": "gelu_tanh", "embedding_scale": "sqrt_d_model", "attention.softcap": 6.0},
+        {
+            "n_layers": 2,
+            "d_model": 48,
+            "n_heads": 3,
+            "norm.placement": "both",
+            "norm.scale": "one_plus_weight",
+            "norm.scale_in": "float32",
+            "mlp.kind": "gated",
+            "mlp.activation": "gelu_tanh",
+            "embedding_scale": "sqrt_d_model",
+            "attention.softcap": 6.0,
+        },
     ),
 }
 small = {"n_layers": 3, "d_model": 48, "n_heads": 3}
@@ -92,7 +122,9 @@ def test_packed_equals_separate(variant):
     tokens = tokens_of(config, 1, sum(lengths))
     segments = np.repeat(np.arange(1, 4), lengths)[None]
     positions = np.concatenate([np.arange(n) for n in lengths])[None]
-    packed = run(model, params, tokens, positions_BT=jnp.asarray(positions), segments_BT=jnp.asarray(segments))
+    packed = run(
+        model, params, tokens, positions_BT=jnp.asarray(positions), segments_BT=jnp.asarray(segments)
+    )
     start = 0
     for n in lengths:
         alone = run(model, params, tokens[:, start : start + n])
@@ -100,7 +132,17 @@ def test_packed_equals_separate(variant):
         start += n
 
 
-@pytest.mark.parametrize("change", [{"layer_loop": "scan"}, {"layer_loop": "unroll"}, {"remat": "full"}, {"remat": "dots"}, {"remat": "dots_no_batch"}, {"remat": "block_io"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer_loop": "scan"},
+        {"layer_loop": "unroll"},
+        {"remat": "full"},
+        {"remat": "dots"},
+        {"remat": "dots_no_batch"},
+        {"remat": "block_io"},
+    ],
+)
 def test_loop_and_remat_change_nothing(change):
     """Scanned, unrolled and rematerialised layers give the same value and gradient."""
     base = small | {"attention.windows": [4, None], "initializer.residual": "plain", "layer_loop": "scan"}

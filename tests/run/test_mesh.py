@@ -41,7 +41,11 @@ print(json.dumps({"losses": losses, "start": start, "devices": parts.mesh.size, 
 def run(**overrides):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(overrides)], env=environment, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM, json.dumps(overrides)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

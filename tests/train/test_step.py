@@ -29,8 +29,16 @@ def make(optimizer="adamw", *, ema_decay=None, norms=False, accumulation=1):
     model = build_model(model_config("tiny", SMALL))
     tx = Optimizer.model_validate(read_option("optimizer", optimizer)).build(model.specs, lambda step: 1.0)
     step = make_train_step(
-        model, KERNELS, tx, learning_rate=lambda s: 1e-3, accumulation=accumulation, z_loss=0.0, seed=0,
-        dropout=False, ema_decay=ema_decay, norms=norms,
+        model,
+        KERNELS,
+        tx,
+        learning_rate=lambda s: 1e-3,
+        accumulation=accumulation,
+        z_loss=0.0,
+        seed=0,
+        dropout=False,
+        ema_decay=ema_decay,
+        norms=norms,
     )
     params = param_tree.init(model.specs, jax.random.key(0), jnp.float32)
     return jax.jit(step), init_state(params, tx, ema=ema_decay is not None), model
@@ -44,7 +52,9 @@ def test_accumulation_equals_the_full_batch_with_unequal_weights(accumulation):
     weights = (np.random.default_rng(1).random((8, 16)) < np.linspace(0.02, 1, 8)[:, None]).astype(np.float32)
     batch = batch_of(weights=weights)
     whole = gradients(model, KERNELS, params, batch, accumulation=1, z_loss=1e-3)
-    parts = jax.jit(lambda p: gradients(model, KERNELS, p, batch, accumulation=accumulation, z_loss=1e-3))(params)
+    parts = jax.jit(lambda p: gradients(model, KERNELS, p, batch, accumulation=accumulation, z_loss=1e-3))(
+        params
+    )
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts[1], whole[1])
 
@@ -81,7 +91,9 @@ def test_ema_follows_the_parameters():
     after, _ = step(state, batch_of())
     jax.tree.map(
         lambda e, p0, p1: np.testing.assert_allclose(e, 0.75 * p0 + 0.25 * p1, rtol=1e-5, atol=1e-7),
-        after.ema, state.params, after.params,
+        after.ema,
+        state.params,
+        after.params,
     )
 
 

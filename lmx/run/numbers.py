@@ -1,0 +1,118 @@
+"""The figures of a run: throughput and MFU, the words at its start, `summary.json` at its end."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any, NamedTuple
+
+import jax
+
+from lmx import params as param_tree
+from lmx.io.progress import readable
+from lmx.models.model import Flops
+from lmx.run.build import Parts
+from lmx.run.config import TrainConfig
+from lmx.train.hardware import peak_flops
+
+WARM_UP_STEPS = 5
+"""Steps whose time does not count in the median."""
+
+
+class Throughput(NamedTuple):
+    """What turns a step time into rates.
+
+    tokens_per_step   inputs of a global batch, padding included
+    flops             a token's, in training
+    peak              FLOP/s of all devices together, or None where it is not known
+    """
+
+    tokens_per_step: int
+    flops: Flops
+    peak: float | None
+
+    @classmethod
+    def of(cls, config: TrainConfig, parts: Parts) -> Throughput:
+        """For a configuration on the devices of its mesh."""
+        trainer = config.trainer
+        device = parts.mesh.devices.flat[0]
+        each = trainer.peak_flops or peak_flops(device.device_kind)
+        return cls(
+            trainer.batch_sequences() * trainer.sequence_length,
+            parts.model.flops(trainer.sequence_length),
+            each * parts.mesh.size if each else None,
+        )
+
+    def rates(self, step_time: float | None) -> dict[str, Any]:
+        """step_time in seconds, tokens_per_second, and mfu (attention counted causally); None where not known."""
+        if step_time is None:
+            return {"step_time": None, "tokens_per_second": None, "mfu": None}
+        per_second = self.tokens_per_step / step_time
+        mfu = per_second * self.flops.causal / self.peak if self.peak else None
+        return {"step_time": step_time, "tokens_per_second": per_second, "mfu": mfu}
+
+
+def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throughput: Throughput) -> str:
+    """What is about to be trained, on what, and how MFU is counted: the lines at the start of a run."""
+    trainer, specs = config.trainer, parts.model.specs
+    tokens = steps * throughput.tokens_per_step
+    mesh = " x ".join(f"{name} {size}" for name, size in parts.mesh.shape.items())
+    device = parts.mesh.devices.flat[0]
+    train, held = dataset.description.get("train", {}), dataset.description.get("eval", {})
+    lines = [
+        f"{config.name}: {readable(param_tree.count(specs))} parameters, "
+        f"{trainer.param_dtype} kept, {trainer.compute_dtype} computed",
+        f"{steps:,} steps of {trainer.batch_sequences()} x {trainer.sequence_length} tokens = {readable(tokens)} "
+        f"tokens, {tokens / max(dataset.tokens_per_epoch, 1):.2f} epochs",
+        f"data: {readable(train.get('tokens', dataset.tokens_per_epoch))} tokens to train on, "
+        f"{readable(held.get('tokens', 0))} to evaluate on",
+        f"mesh: {mesh}, {device.platform} ({device.device_kind})",
+    ]
+    for row in config.optimizer.table(specs):
+        lines.append(
+            f"  {row.group}: {row.rule}, {readable(row.parameters)} parameters in {row.tensors} arrays, "
+            f"peak learning rate {row.learning_rate:g}, weight decay {row.weight_decay:g}"
+        )
+    lines.append(
+        f"FLOPs a token: 6 x weights of products + 12 x layers x heads x head_dim x keys = "
+        f"{readable(throughput.flops.causal)} (keys seen under causality), "
+        f"{readable(throughput.flops.full)} (all keys)"
+        + ("" if throughput.peak else "; MFU needs trainer.peak_flops, this device's is not known")
+    )
+    return "\n".join(lines)
+
+
+def summary(
+    config: TrainConfig,
+    parts: Parts,
+    throughput: Throughput,
+    *,
+    status: str,
+    step: int,
+    step_times: list[float],
+    **results: Any,
+) -> dict[str, Any]:
+    """summary.json: results and rates; rates are of the median step after warm-up, None with too few steps."""
+    steady = step_times[WARM_UP_STEPS:]
+    median = statistics.median(steady) if steady else None
+    per_second = throughput.tokens_per_step / median if median else None
+
+    def mfu(flops: float) -> float | None:
+        return per_second * flops / throughput.peak if per_second and throughput.peak else None
+
+    return {
+        "status": status,
+        "name": config.name,
+        "steps": step,
+        "tokens": step * throughput.tokens_per_step,
+        **results,
+        "params": param_tree.count(parts.model.specs),
+        "step_time": median,
+        "tokens_per_second": per_second,
+        "mfu": mfu(throughput.flops.causal),
+        "mfu_full_attention": mfu(throughput.flops.full),
+        "flops_per_token": throughput.flops.causal,
+        "flops_per_token_full_attention": throughput.flops.full,
+        "devices": parts.mesh.size,
+        "device_kind": parts.mesh.devices.flat[0].device_kind,
+        "hosts": jax.process_count(),
+    }

@@ -1,0 +1,427 @@
+"""One training run: from a validated configuration to a trained model, a summary and a sample.
+
+The parts come from below (`build`, `train.loop`, `io`); here they are wired: what happens first, what happens between
+steps, and what is said at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmx.config.errors import Resumable, requests
+from lmx.data.loader import batches, eval_batches
+from lmx.infer.generate import check_length, make_generate
+from lmx.io import sinks
+from lmx.io.checkpoints import Checkpoints
+from lmx.io.run_dir import RunDir
+from lmx.params import path_name
+from lmx.run.build import Parts, build, make_state, to_devices, train_program, use_compile_cache
+from lmx.run.config import TrainConfig
+from lmx.run.length import total_steps
+from lmx.run.numbers import Throughput, describe, summary
+from lmx.train.evaluate import Evaluation, evaluate, make_eval_step
+from lmx.train.loop import Events, Finished, run_steps
+from lmx.train.stop import StopRequest
+from lmx.types import Batch, TrainState, Tree
+
+OUT_OF_TIME = "trainer.duration"
+
+
+def train(composed: Any, run_path: Path, *, resume: bool) -> float:
+    """Runs `composed.config` in the run directory `run_path`, and returns the final evaluation loss.
+
+    With `resume`, goes on from the newest valid checkpoint there. Raises RequestError where the parts do not fit
+    together (nothing is trained then), Resumable when a signal stopped the run, and `lmx.train.loop.Diverged` when
+    the loss stays not finite.
+    """
+    with StopRequest() as stop:
+        run = Run(composed, run_path, resume=resume)
+        try:
+            finished = run.steps(stop)
+            if finished.stopped not in (None, OUT_OF_TIME):
+                run.close("stopped", finished)
+                raise Resumable(
+                    f"stopped by {finished.stopped} after step {finished.step}; go on with\n"
+                    f"    lmx train resume={shlex.quote(str(run_path))}"
+                )
+            return run.close("done", finished)
+        except Resumable:
+            raise
+        except BaseException as error:
+            run.abandon(error)
+            raise
+
+
+class Run:
+    """A run between its start and its end: the parts, and what happens between steps."""
+
+    def __init__(self, composed: Any, run_path: Path, *, resume: bool) -> None:
+        self.began = time.perf_counter()
+        self.config: TrainConfig = composed.config
+        trainer = self.config.trainer
+        try:
+            with requests(), ThreadPoolExecutor(1) as reader:
+                sinks.check(self.config.logging)
+                _configure_jax(self.config)
+                # Text is read and tokenised while the parts are built and the initial state is compiled.
+                reading: Future = reader.submit(_read_data, self.config)
+                epoch = reading.result()[1].tokens_per_epoch if trainer.epochs else 0
+                self.total = total_steps(trainer, tokens_per_epoch=epoch)
+                self.parts: Parts = build(self.config, total_steps=self.total)
+                state = None if resume else make_state(self.config, self.parts)
+                self.tokenizer, self.dataset = reading.result()
+                self._check_sample()
+            self.dir = RunDir.open(run_path) if resume else RunDir.create(run_path)
+        except Exception:
+            _remove_if_empty(run_path)
+            raise
+        tree = {**composed.tree, "resume": None}
+        self.start = 0
+        self.checkpoints = Checkpoints(run_path / "checkpoints", self.config.checkpoint)
+        self._log: sinks.Sinks | None = None
+        if resume:
+            restored = self.checkpoints.restore(self.parts.abstract_state)
+            state, self.start = restored.state, restored.step
+            self.checkpoints.rewind(self.start)
+            self.dir.cut_metrics(self.start)
+        self.state: TrainState = state  # type: ignore[assignment]
+        self.dir.write_config(tree, composed.overrides)
+        self.meta = {"config": tree, "config_hash": composed.hash, "seed": trainer.seed}
+        self._log = sinks.Sinks(
+            run_path,
+            self.config.logging,
+            name=self.config.name,
+            tree=tree,
+            start=self.start,
+            total=self.total,
+        )
+        self.throughput = Throughput.of(self.config, self.parts)
+        self.dir.write_summary({"status": "running", "name": self.config.name})
+        threading.Thread(target=self._write_provenance, args=(composed.hash,), daemon=True).start()
+        self.log.say(describe(self.config, self.parts, self.dataset, self.total, self.throughput))
+        if resume:
+            self.log.say(f"going on after step {self.start}")
+        self.step_times: list[float] = []
+        self.row: dict[str, Any] = {}
+        self.evaluated: tuple[int, Evaluation] | None = None
+        self.profiling = False
+        self._step_program: dict[bool, Callable] = {}
+        self._evaluate: Callable | None = None
+        self._generate: Callable | None = None
+
+    @property
+    def log(self) -> sinks.Sinks:
+        """Where words and numbers go."""
+        assert self._log is not None
+        return self._log
+
+    def _check_sample(self) -> None:
+        sample = self.config.trainer.sample
+        if sample.tokens:
+            limit = self.config.model.max_length()
+            prompt = self._prompt()
+            if limit is not None and len(prompt) + sample.tokens > limit:
+                raise ValueError(
+                    f"trainer.sample: a prompt of {len(prompt)} and {sample.tokens} tokens exceed the model's {limit} "
+                    f"positions; trainer.sample.tokens={max(limit - len(prompt), 0)} fits"
+                )
+            check_length(self.parts.model, len(prompt), sample.tokens)
+
+    def _prompt(self) -> list[int]:
+        ids = [int(i) for i in self.tokenizer.encode(self.config.trainer.sample.prompt)]
+        return ids or ([self.tokenizer.eos_id] if self.tokenizer.eos_id is not None else [])
+
+    def _write_provenance(self, config_hash: str) -> None:
+        self.dir.write_provenance(
+            config_hash=config_hash,
+            seed=self.config.trainer.seed,
+            devices=[str(d) for d in self.parts.mesh.devices.flat],
+            hosts=jax.process_count(),
+        )
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    def steps(self, stop: StopRequest) -> Finished:
+        """Trains from where the state is to the end, or until stopped."""
+        trainer = self.config.trainer
+        until = None if trainer.duration is None else time.perf_counter() + trainer.duration
+        out_of_time = lambda: until is not None and time.perf_counter() > until
+        stream = batches(
+            self.dataset.train,
+            global_batch_size=trainer.batch_sequences(),
+            start_step=self.start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=trainer.data_workers,
+        )
+        try:
+            finished = run_steps(
+                self._step,
+                self.state,
+                self._on_devices(stream),
+                start=self.start,
+                end=self.total,
+                prefetch=trainer.prefetch,
+                max_skipped=trainer.max_skipped,
+                events=Events(
+                    report=self._report,
+                    due=self._due,
+                    between=self._between,
+                    stop=lambda: stop.name or (OUT_OF_TIME if out_of_time() else None),
+                ),
+            )
+        finally:
+            stream.close()  # type: ignore[attr-defined]
+        self.state = finished.state
+        return finished
+
+    def _on_devices(self, stream: Iterator[Batch]) -> Iterator[Batch]:
+        return (to_devices(batch, self.parts.batch_sharding) for batch in stream)
+
+    def _step(self, state: TrainState, batch: Batch, step: int) -> tuple[TrainState, dict[str, Any]]:
+        norms = _every(self.config.trainer.norms_every, step)
+        if norms not in self._step_program:
+            self._step_program[norms] = train_program(self.config, self.parts, norms=norms)
+        return self._step_program[norms](state, batch)
+
+    def _report(self, step: int, metrics: dict[str, Any], step_time: float | None) -> None:
+        if "time_to_first_step" not in self.meta:
+            self.meta["time_to_first_step"] = time.perf_counter() - self.began
+        if step_time is not None:
+            self.step_times.append(step_time)
+        norms = metrics.pop("norms", None)
+        self.row = {
+            "tokens": step * self.throughput.tokens_per_step,
+            **{k: v.item() for k, v in metrics.items() if k not in ("skipped", "skipped_run")},
+            **self.throughput.rates(_recent(self.step_times, self.config.trainer.log_every)),
+            "skipped": int(metrics["skipped"]),
+        }
+        if norms is not None:
+            self.row["norms"] = {kind: _flat(tree) for kind, tree in norms.items()}
+        self.log.progress.advance(step)
+        if not self._due(step) and self._logged(step):
+            self._write_row(step)
+
+    def _logged(self, step: int) -> bool:
+        return step in (1, self.total) or _every(self.config.trainer.log_every, step) or "norms" in self.row
+
+    def _write_row(self, step: int) -> None:
+        self.log.scalars(step, self.row)
+        self.log.progress.row(step, self.row)
+
+    # -- between steps ----------------------------------------------------------------------------------------
+
+    def _due(self, step: int) -> bool:
+        t, profile = self.config.trainer, self.config.trainer.profile
+        return (
+            _every(t.eval_every, step)
+            or _every(t.sample.every, step)
+            or self.checkpoints.due(step)
+            or (profile is not None and step in (profile.start, profile.start + profile.steps))
+            or step == self.total
+        )
+
+    def _between(self, step: int, state: TrainState, metrics: dict[str, Any]) -> None:
+        trainer = self.config.trainer
+        last = step == self.total
+        if _every(trainer.eval_every, step) or last:
+            self.row |= self._eval_row(step, state)
+        if "eval/loss" in self.row or self._logged(step):
+            self._write_row(step)
+        if _every(trainer.sample.every, step) and not last:
+            self._say_sample(step, state)
+        if self.checkpoints.due(step):
+            self._save(step, state)
+        self._profile(step)
+
+    def _params(self, state: TrainState) -> Tree:
+        """What is evaluated and sampled from: the average of the weights when one is kept."""
+        if state.ema is not None:
+            return state.ema
+        return self.config.optimizer.eval_params(state.opt_state, state.params)
+
+    def _eval_row(self, step: int, state: TrainState) -> dict[str, Any]:
+        trainer = self.config.trainer
+        if self._evaluate is None:
+            self._evaluate = jax.jit(
+                make_eval_step(self.parts.model, self.parts.kernels, self.tokenizer.token_bytes)
+            )
+        limit = trainer.eval_sequences
+        stream = eval_batches(
+            self.dataset,
+            batch_size=trainer.eval_batch_size,
+            max_batches=None if limit is None else -(-limit // trainer.eval_batch_size),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        found = evaluate(self._evaluate, self._params(state), self._on_devices(stream))
+        self.evaluated = (step, found)
+        row: dict[str, Any] = {"eval/loss": found.loss}
+        if found.bits_per_byte is not None:
+            row["eval/bits_per_byte"] = found.bits_per_byte
+        return row
+
+    def _sample(self, state: TrainState) -> str:
+        sample = self.config.trainer.sample
+        if self._generate is None:
+            self._generate = make_generate(
+                self.parts.model,
+                sample.tokens,
+                temperature=sample.temperature,
+                vocab_size=self.tokenizer.vocab_size,
+            )
+        prompt = self._prompt()
+        ids = self._generate(self._params(state), jnp.asarray([prompt], jnp.int32), sample.seed)
+        return self.tokenizer.decode([*prompt, *ids[0].tolist()])
+
+    def _say_sample(self, step: int, state: TrainState) -> str | None:
+        if not self.config.trainer.sample.tokens:
+            return None
+        text = self._sample(state)
+        self.log.text(step, "sample", text)
+        if step != self.total:
+            self.log.progress.say(f"step {step} sample: {text}")
+        return text
+
+    def _save(self, step: int, state: TrainState) -> None:
+        metrics = {k: v for k, v in self.row.items() if isinstance(v, int | float)}
+        self.checkpoints.save(step, state, meta={**self.meta, "step": step}, metrics=metrics)
+
+    def _profile(self, step: int) -> None:
+        profile = self.config.trainer.profile
+        if profile is None:
+            return
+        if step == profile.start:
+            jax.profiler.start_trace(str(self.dir.path / "profile"))
+            self.profiling = True
+        elif self.profiling and step >= profile.start + profile.steps:
+            jax.profiler.stop_trace()
+            self.profiling = False
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def close(self, status: str, finished: Finished) -> float:
+        """Saves, evaluates and samples as the end of a run asks for; returns the evaluation loss (or NaN)."""
+        step, state = finished.step, finished.state
+        sample = None
+        if status == "done":
+            if self.evaluated is None or self.evaluated[0] != step:
+                self.row |= self._eval_row(step, state)
+                self._write_row(step)
+            sample = self._say_sample(step, state)
+        if self.checkpoints.due(step, last=True):
+            self._save(step, state)
+        self.checkpoints.wait()
+        if self.profiling:
+            jax.profiler.stop_trace()
+        found = self.evaluated[1] if self.evaluated else None
+        results = self._summary(
+            status,
+            step,
+            loss=self.row.get("loss"),
+            eval_loss=found.loss if found else None,
+            eval_bits_per_byte=found.bits_per_byte if found else None,
+            sample=sample,
+        )
+        self.dir.write_summary(results)
+        self.checkpoints.close()
+        self.log.close()
+        self._draw()
+        if status == "done":
+            print(_result(results, self.dir.path, self.config.output, sample))
+        self.dir.close()
+        return found.loss if found else float("nan")
+
+    def _summary(self, status: str, step: int, **results: Any) -> dict[str, Any]:
+        return summary(
+            self.config,
+            self.parts,
+            self.throughput,
+            status=status,
+            step=step,
+            step_times=self.step_times,
+            **results,
+            skipped=self.row.get("skipped", 0),
+            time_to_first_step=self.meta.get("time_to_first_step"),
+            wall_time=time.perf_counter() - self.began,
+            run_dir=str(self.dir.path),
+        )
+
+    def _draw(self) -> None:
+        if self.config.logging.loss_curve:
+            from lmx.io.curve import draw_loss
+
+            draw_loss([self.dir.path], self.dir.path / "loss.png")
+
+    def abandon(self, error: BaseException) -> None:
+        """What can still be done when the run fails: pending saves are finished, and the summary says so."""
+        try:
+            self.checkpoints.wait()
+        finally:
+            message = f"{type(error).__name__}: {error}"
+            self.dir.write_summary(
+                self._summary(
+                    "failed", int(self.row.get("tokens", 0)) // self.throughput.tokens_per_step, error=message
+                )
+            )
+            self.log.close()
+
+
+def _read_data(config: TrainConfig) -> tuple[Any, Any]:
+    tokenizer = config.tokenizer.build()
+    length, seed = config.trainer.sequence_length, config.trainer.seed
+    return tokenizer, config.data.build(tokenizer, sequence_length=length, seed=seed)
+
+
+def _configure_jax(config: TrainConfig) -> None:
+    use_compile_cache(config.trainer.compile_cache)
+    if config.trainer.check_nans:
+        jax.config.update("jax_debug_nans", True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _every(interval: int | None, step: int) -> bool:
+    return interval is not None and step % interval == 0
+
+
+def _recent(step_times: list[float], n: int) -> float | None:
+    """Mean of the last `n` step times, or None before the first was measured."""
+    window = step_times[-n:]
+    return sum(window) / len(window) if window else None
+
+
+def _flat(tree: Tree) -> dict[str, Any]:
+    """Path -> number, or list of one number a layer."""
+    return {path_name(path): leaf.tolist() for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _result(results: dict[str, Any], path: Path, form: str, sample: str | None) -> str:
+    """What a finished run prints on stdout."""
+    if form == "json":
+        return json.dumps(results)
+    bits = results["eval_bits_per_byte"]
+    lines = [
+        "",
+        f"evaluation loss {results['eval_loss']:.4f} nats a token"
+        + ("" if bits is None else f", {bits:.4f} bits per byte"),
+        "",
+    ]
+    if sample is not None:
+        lines += ["sample:", *(f"    {line}" for line in sample.splitlines()), ""]
+    return "\n".join(
+        [*lines, f"run directory: {path}", f"next: lmx generate from={shlex.quote(str(path))} prompt='def '"]
+    )
