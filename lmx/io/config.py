@@ -17,12 +17,16 @@ class Checkpoint(Config):
     keep_best: Count = field("best checkpoints that stay; 0: none for being good", effect="bookkeeping")
     best_metric: Text = field("the metric that says which is best", effect="bookkeeping")
     best_is: Literal["lowest", "highest"] = field("which value of it is good", effect="bookkeeping")
-    keep_every: Positive | None = field("checkpoints at multiples of this step stay; null: none", effect="bookkeeping")
+    keep_every: Positive | None = field(
+        "checkpoints at multiples of this step stay; null: none", effect="bookkeeping"
+    )
     compression: Literal["none", "zstd"] = field("of the arrays on disk", effect="bookkeeping")
     verify: Literal["contents", "sizes"] = field(
         "what is checked before loading: every byte (sha256), or the files' sizes alone", effect="bookkeeping"
     )
-    retry_after: Duration = field("pause after a save that failed (disk full)", effect="bookkeeping", unit="s")
+    retry_after: Duration = field(
+        "pause after a save that failed (disk full)", effect="bookkeeping", unit="s"
+    )
 
 
 class Wandb(Config):
@@ -30,11 +34,13 @@ class Wandb(Config):
 
     project: Text = field("project", effect="bookkeeping")
     entity: Text | None = field("user or team; null: your default", effect="bookkeeping")
-    mode: Literal["online", "offline"] = field("send while running, or keep in RUN/wandb", effect="bookkeeping")
+    mode: Literal["online", "offline"] = field(
+        "send while running, or keep in RUN/wandb", effect="bookkeeping"
+    )
 
 
 class Logging(Config):
-    """What is reported while a run goes on. `metrics.jsonl`, `log.txt` and `summary.json` are always written."""
+    """What a run reports. `metrics.jsonl`, `log.txt` and `summary.json` are always written."""
 
     progress: Literal["auto", "bar", "lines", "none"] = field(
         "on stderr: a bar, or a line each logging step; auto: a bar on a terminal", effect="bookkeeping"

@@ -1,0 +1,32 @@
+"""Which checkpoints stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lmx.io.config import Checkpoint
+
+
+def value_of(metrics: Mapping[str, Any], name: str) -> float | None:
+    """A finite metric, or None."""
+    value = metrics.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def ranked(metrics: Mapping[int, Mapping[str, Any]], name: str, order: str) -> list[int]:
+    """Steps whose metric is known, the best first; of equals the earlier one."""
+    sign = 1.0 if order == "lowest" else -1.0
+    known = {step: value for step, row in metrics.items() if (value := value_of(row, name)) is not None}
+    return sorted(known, key=lambda step: (sign * known[step], step))
+
+
+def kept(metrics: Mapping[int, Mapping[str, Any]], config: Checkpoint) -> set[int]:
+    """Steps that stay, of those with whole checkpoints (step -> metrics); the newest always does."""
+    steps = sorted(metrics)
+    stay = set(steps[-config.keep_last :])
+    stay |= set(ranked(metrics, config.best_metric, config.best_is)[: config.keep_best])
+    if config.keep_every is not None:
+        stay |= {step for step in steps if step % config.keep_every == 0}
+    return stay
