@@ -22,7 +22,7 @@ from lmx.config.errors import Resumable, requests
 from lmx.data.loader import batches, eval_batches
 from lmx.infer.generate import check_length, make_generate
 from lmx.io import sinks
-from lmx.io.checkpoints import Checkpoints
+from lmx.io.checkpoints import Checkpoints, warm_up
 from lmx.io.run_dir import RunDir
 from lmx.params import path_name
 from lmx.run.build import Parts, build, make_state, to_devices, train_program, use_compile_cache
@@ -85,9 +85,10 @@ class Run:
         except Exception:
             _remove_if_empty(run_path)
             raise
+        warm_up()
         tree = {**composed.tree, "resume": None}
         self.start = 0
-        self.checkpoints = Checkpoints(run_path / "checkpoints", self.config.checkpoint)
+        self.checkpoints = Checkpoints(run_path / "checkpoints", self.config.checkpoint, warn=self._warn)
         self._log: sinks.Sinks | None = None
         if resume:
             restored = self.checkpoints.restore(self.parts.abstract_state)
@@ -124,6 +125,12 @@ class Run:
         """Where words and numbers go."""
         assert self._log is not None
         return self._log
+
+    def _warn(self, text: str) -> None:
+        if self._log is None:
+            print(f"WARNING: {text}", file=sys.stderr)
+        else:
+            self._log.warn(text)
 
     def _check_sample(self) -> None:
         sample = self.config.trainer.sample

@@ -1,0 +1,33 @@
+"""`lmx eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lmx.cli.command import Command
+
+
+def run(composed: Any, run_dir: Path) -> float:
+    """Prints loss, perplexity and bits per byte; returns the loss."""
+    from lmx.run.evaluate import evaluate
+
+    return evaluate(composed, run_dir)
+
+
+COMMANDS = (
+    Command(
+        name="eval",
+        summary="loss, perplexity and bits per byte of a checkpoint",
+        schema="lmx.run.infer_config:EvalConfig",
+        function=run,
+        keys=("from", "checkpoint", "data.path", "sequence_length", "batch_size", "sequences", "output"),
+        examples=(
+            ("lmx eval from=runs/RUN", "on the evaluation split of the run's own data"),
+            ("lmx eval from=runs/RUN checkpoint=best", "the best checkpoint instead of the last"),
+            ("lmx eval from=runs/RUN data=text data.path=book.txt", "on other text"),
+            ("lmx eval from=runs/RUN sequences=256 batch_size=32", "on a part of it"),
+            ("lmx eval from=runs/RUN output=json", "one JSON document"),
+        ),
+    ),
+)

@@ -1,0 +1,55 @@
+"""`lmx eval`: loss, perplexity and bits per byte of a trained model on a data group."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lmx.config.errors import requests
+from lmx.data.loader import eval_batches
+from lmx.run.infer_config import EvalConfig
+from lmx.run.load import load
+from lmx.train.evaluate import evaluate as mean_over
+from lmx.train.evaluate import make_eval_step
+
+
+def evaluate(composed: Any, run_dir: Path) -> float:
+    """Prints the figures (one JSON document with `output=json`) and returns the loss."""
+    config: EvalConfig = composed.config
+    with requests():
+        loaded = load(config.source, config.dtype, which=config.checkpoint, weights=config.weights)
+        trainer = loaded.config.trainer
+        data = config.data or loaded.config.data
+        length = config.sequence_length or trainer.sequence_length
+        longest = loaded.config.model.max_length()
+        if longest is not None and length > longest:
+            raise ValueError(f"sequence_length={length}: the model has {longest} positions")
+        dataset = data.build(loaded.tokenizer, sequence_length=length, seed=trainer.seed)
+    limit = config.sequences
+    stream = eval_batches(
+        dataset,
+        batch_size=config.batch_size,
+        max_batches=None if limit is None else -(-limit // config.batch_size),
+    )
+    step = jax.jit(make_eval_step(loaded.model, loaded.kernels, loaded.tokenizer.token_bytes))
+    found = mean_over(step, loaded.params, stream)
+    results = {
+        "from": config.source,
+        "step": loaded.step,
+        "loss": found.loss,
+        "perplexity": math.exp(min(found.loss, 700.0)),
+        "bits_per_byte": found.bits_per_byte,
+        "tokens": found.tokens,
+    }
+    if config.output == "json":
+        print(json.dumps(results))
+    else:
+        bits = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
+        print(
+            f"loss {found.loss:.4f} nats a token, perplexity {results['perplexity']:.2f}{bits}, over {found.tokens:,} tokens"
+        )
+    return found.loss

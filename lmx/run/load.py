@@ -1,0 +1,145 @@
+"""A trained model from disk: `lmx.load(path)`, and what generate and eval start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx import params as param_tree
+from lmx.config.compose import read_tree
+from lmx.config.errors import RequestError
+from lmx.config.validate import validate
+from lmx.infer.generate import check_length, make_generate
+from lmx.io.checkpoints import Checkpoints
+from lmx.layers.kernels import KernelSet
+from lmx.layers.loss import logits
+from lmx.models.model import Model
+from lmx.run.build import build_model
+from lmx.run.config import TrainConfig
+from lmx.sharding import make_mesh
+from lmx.types import Tree
+
+Which = int | Literal["last", "best"]
+
+
+class Source(NamedTuple):
+    """Where a model comes from: a run, which of its checkpoints, and its configuration."""
+
+    run: Path
+    which: Which
+    config: TrainConfig
+
+
+class Loaded:
+    """A trained model and its parameters on one device (or the mesh of its run).
+
+    config      the TrainConfig of its run
+    params      tree of arrays
+    tokenizer   text <-> ids, or None
+    step        of the checkpoint
+    """
+
+    def __init__(
+        self, config: TrainConfig, model: Model, kernels: KernelSet, params: Tree, tokenizer: Any, step: int
+    ) -> None:
+        self.config, self.model, self.kernels, self.params = config, model, kernels, params
+        self.tokenizer, self.step = tokenizer, step
+        self._logits = jax.jit(lambda p, x: logits(model.forward(p, x).hidden, model.head(p)))
+        self._losses = jax.jit(
+            lambda p, x: kernels.token_losses(model.forward(p, x[:, :-1]).hidden, model.head(p), x[:, 1:])
+        )
+        self._generators: dict[tuple, Any] = {}
+
+    def _ids(self, tokens_BT: Any) -> jax.Array:
+        tokens_BT = np.asarray(tokens_BT, np.int32)
+        if tokens_BT.ndim != 2:
+            raise ValueError(f"tokens: expected rows of ids [B, T], got shape {tokens_BT.shape}")
+        vocab = self.config.model.vocab_size
+        if tokens_BT.size and not (0 <= tokens_BT.min() and tokens_BT.max() < vocab):
+            wrong = int(tokens_BT.max() if tokens_BT.max() >= vocab else tokens_BT.min())
+            raise ValueError(f"tokens: id {wrong} is outside the model's vocabulary of {vocab}")
+        return jnp.asarray(tokens_BT)
+
+    def logits(self, tokens_BT: Any) -> jax.Array:
+        """float32 [B, T, V]. ValueError for ids outside the vocabulary."""
+        return self._logits(self.params, self._ids(tokens_BT))
+
+    def loss(self, tokens_BT: Any) -> jax.Array:
+        """Nats of each token after the first given those before it, float32 [B, T-1]."""
+        return self._losses(self.params, self._ids(tokens_BT))
+
+    def generate(
+        self,
+        tokens_BT: Any,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        *,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        eos_id: int | None = None,
+    ) -> np.ndarray:
+        """Prompts and their continuations, int32 [B, T + max_new_tokens]; `temperature` 0 is greedy.
+
+        After `eos_id` a row goes on with `eos_id`. ValueError when it does not fit the model's positions.
+        """
+        prompt_BT = self._ids(tokens_BT)
+        check_length(self.model, prompt_BT.shape[1], max_new_tokens)
+        key = (max_new_tokens, temperature, top_k, top_p, eos_id)
+        if key not in self._generators:
+            self._generators[key] = make_generate(
+                self.model,
+                max_new_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                vocab_size=self.tokenizer.vocab_size if self.tokenizer else None,
+                eos_id=eos_id,
+            )
+        new_BT = self._generators[key](self.params, prompt_BT, seed)
+        return np.concatenate([np.asarray(prompt_BT), np.asarray(new_BT)], axis=1)
+
+
+def find(path: str | Path, which: Which = "last") -> Source:
+    """The run and checkpoint that `path` means: a run directory, or RUN/checkpoints/STEP. RequestError otherwise."""
+    path = Path(path).expanduser()
+    if path.name.isdecimal() and path.parent.name == "checkpoints":
+        path, which = path.parent.parent, int(path.name)
+    if not (path / "config.yaml").is_file():
+        missing = "does not exist" if not path.exists() else "is no run directory (it has no config.yaml)"
+        raise RequestError(f"from={path}: {missing}; give a run directory or RUN/checkpoints/STEP")
+    checked = validate(TrainConfig, read_tree(path / "config.yaml"))
+    if checked.config is None:
+        listed = "\n".join(f"  {p.key}: {p.message}" for p in checked.problems)
+        raise RequestError(f"from={path}: its config.yaml does not fit this version of lmx\n{listed}")
+    return Source(path, which, checked.config)
+
+
+def load(
+    path: str | Path,
+    dtype: str = "float32",
+    *,
+    which: Which = "last",
+    weights: Literal["auto", "params", "ema"] = "auto",
+) -> Loaded:
+    """The model at `path`, a run directory or RUN/checkpoints/STEP, computing in `dtype`.
+
+    `which`: the `last` checkpoint, the `best`, or a step. `weights`: `params`, their average `ema`, or `auto`: the
+    average when the run kept one. Raises RequestError where there is nothing whole to load,
+    and where the chosen checkpoint is damaged.
+    """
+    source = find(path, which)
+    config = source.config
+    mesh = make_mesh(config.mesh)
+    model, kernels = build_model(config, mesh, dtype)
+    shardings = param_tree.shardings(model.specs, mesh, config.mesh.rules)
+    abstract = param_tree.abstract(model.specs, jnp.dtype(dtype), shardings)
+    kept = weights
+    if kept == "auto":
+        kept = "params" if config.optimizer.ema_decay is None else "ema"
+    restored = Checkpoints(source.run / "checkpoints").restore_params(abstract, source.which, weights=kept)
+    return Loaded(config, model, kernels, restored.state, config.tokenizer.build(), restored.step)
