@@ -77,17 +77,33 @@ def matrix_layout(param: Param, heads: str) -> MatrixLayout:
 def orthogonalise(x_BRC: jax.Array, coefficients: list[Polynomial], dtype: str) -> jax.Array:
     """The nearest matrices with orthonormal rows or columns, roughly: singular values near 1.
 
-    x [..., R, C] float32; the same comes back. A matrix of zeros stays one.
+    x [..., R, C] float32; the same comes back. A matrix of zeros stays one. The products are square in the
+    shorter side.
     """
-    x = x_BRC / (jnp.linalg.norm(x_BRC, axis=(-2, -1), keepdims=True) * _SAFETY + 1e-7)
-    tall = x.shape[-2] > x.shape[-1]  # products are square in the first side: the shorter one
-    x = (jnp.swapaxes(x, -2, -1) if tall else x).astype(dtype)
-    product = lambda s, p, q: jnp.einsum(s, p, q, preferred_element_type=jnp.float32)
+    norm = jnp.linalg.norm(x_BRC, axis=(-2, -1), keepdims=True)
+    x = (x_BRC / (norm * _SAFETY + 1e-7)).astype(dtype)
+    tall = x.shape[-2] > x.shape[-1]
     for a, b, c in coefficients:
-        gram = product("...ik,...jk->...ij", x, x).astype(dtype)
-        mix = (b * gram + c * product("...ij,...jk->...ik", gram, gram)).astype(dtype)
-        x = (a * x + product("...ij,...jk->...ik", mix, x)).astype(dtype)
-    return (jnp.swapaxes(x, -2, -1) if tall else x).astype(jnp.float32)
+        gram = _gram(x, tall).astype(dtype)
+        mix = (b * gram + c * _product("...ij,...jk->...ik", gram, gram)).astype(dtype)
+        step = _product("...rk,...kc->...rc", *((x, mix) if tall else (mix, x)))
+        x = (a * x + step).astype(dtype)
+    return x.astype(jnp.float32)
+
+
+def _product(indices: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(indices, x, y, preferred_element_type=jnp.float32)
+
+
+def _gram(x: jax.Array, tall: bool) -> jax.Array:
+    """X^T X of tall matrices, X X^T of others."""
+    if not tall:
+        return _product("...rk,...ck->...rc", x, x)
+    if x.shape[-2] % 2:
+        return _product("...kr,...kc->...rc", x, x)
+    # On CPU, XLA uses the matrix unit (3 times faster) if the axis summed over stands last, or is two axes.
+    x = x.reshape(*x.shape[:-2], 2, x.shape[-2] // 2, x.shape[-1])
+    return _product("...akr,...akc->...rc", x, x)
 
 
 def update_scale(rule: str, rows: int, columns: int) -> float:

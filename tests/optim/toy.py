@@ -1,26 +1,25 @@
-from pathlib import Path
+"""A small tree of parameters with stacked layers, and configurations from the real YAML."""
 
 import jax
 import jax.numpy as jnp
-import pytest
-from omegaconf import OmegaConf
+import numpy as np
+import optax
 
 from lmx.optim import Optimizer, Schedule
-from lmx.params import Init, Param, init
+from lmx.params import Init, Param, map_params
+from tests.support import CONF, read_option
 
-CONF = Path(__file__).parents[2] / "conf"
 NORMAL = Init("normal", 0.3)
 
 
 def optimizer_config(name, **changes):
     """conf/optimizer/NAME.yaml with some keys changed, as a configuration object."""
-    values = OmegaConf.to_container(OmegaConf.load(CONF / "optimizer" / f"{name}.yaml"))
-    return Optimizer.model_validate(values | changes)
+    return Optimizer.model_validate(read_option("optimizer", name) | changes)
 
 
 def schedule_config(name, **changes):
-    values = OmegaConf.to_container(OmegaConf.load(CONF / "schedule" / f"{name}.yaml"))
-    return Schedule.model_validate(values | changes)
+    """conf/schedule/NAME.yaml, the same way."""
+    return Schedule.model_validate(read_option("schedule", name) | changes)
 
 
 def options(group):
@@ -54,17 +53,29 @@ def toy_specs(n_layers=2, d_model=16, n_heads=4, d_head=8, d_ffn=32, vocab=24):
     }
 
 
-@pytest.fixture
-def specs():
-    return toy_specs()
-
-
-@pytest.fixture
-def params(specs):
-    return init(specs, jax.random.key(0), jnp.dtype("float32"))
-
-
 def gradients_like(params, seed=1):
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return tree.unflatten([jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)])
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+
+
+def toy_params(specs=None, seed=0):
+    """Initial values drawn by numpy: nothing to compile."""
+    rng = np.random.default_rng(seed)
+    draw = lambda p: jnp.asarray(rng.normal(size=p.shape) * (p.init.std or 0.1), jnp.float32)
+    return map_params(draw, specs or toy_specs())
+
+
+def run(optimizer, specs, params, gradients, *, schedule=full_rate):
+    """Parameters and state after one update for each of `gradients` (trees, or functions of the parameters)."""
+    tx = optimizer.build(specs, schedule)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for gradient in gradients:
+        updates, state = update(gradient(params) if callable(gradient) else gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def max_difference(a, b):
+    return max(
+        float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
