@@ -25,7 +25,7 @@ def byte_characters() -> dict[str, int]:
 
 
 def texts_of(source: Source, invalid_utf8: str, max_bytes: int | None) -> Iterator[str]:
-    """The texts of a source, prompts too, up to `max_bytes`; ValueError for what is not UTF-8 under `error`."""
+    """The texts of a source, prompts too, up to `max_bytes`; ValueError where `invalid_utf8` says so."""
     total = 0
     for part in source.parts(PART_BYTES):
         for document in source.documents(part):

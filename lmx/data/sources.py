@@ -314,9 +314,11 @@ class ArrayRecordFiles:
 
         try:
             reader = ArrayRecordReader(path)
-            reader.num_records()
+            count = reader.num_records()
         except Exception as error:  # the reader raises what its C++ status was
             raise ValueError(f"data.path: {path} is not an ArrayRecord file: {error}") from None
+        if not count:  # what it cannot read, it calls empty
+            raise ValueError(f"data.path: {path} is not an ArrayRecord file, or has no records")
         return reader
 
     def parts(self, part_bytes: int) -> list[Part]:
