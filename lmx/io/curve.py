@@ -2,89 +2,136 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-AXES = {"step": "steps", "tokens": "tokens", "time": "training time (s)"}
+from lmx.io.records import read_metrics
+
+AXES = {"steps": "step", "tokens": "training tokens", "time": "training time (s)"}
+_COLORS = ("#2a6fbb", "#d1603d", "#3a9b6b", "#8b5fbf", "#c2912c", "#3fa7b5", "#c2527f", "#6d7a86")
+_INK = "#3c4248"
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Rows of RUN/metrics.jsonl; a last row that was cut short is left out."""
-    path = run / "metrics.jsonl"
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows
+class Curve(NamedTuple):
+    """Losses of a run: x and y of the training loss and of the evaluations, in order."""
+
+    name: str
+    train: tuple[np.ndarray, np.ndarray]
+    held_out: tuple[np.ndarray, np.ndarray]
 
 
-def _column(rows: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(index of the row, value) of every row that has a number under `key`."""
-    pairs = [(i, row[key]) for i, row in enumerate(rows) if isinstance(row.get(key), int | float)]
-    index, values = zip(*pairs, strict=True) if pairs else ((), ())
-    return np.array(index, int), np.array(values, float)
+def read_curve(run: Path, *, axis: str, name: str | None = None) -> Curve | None:
+    """The curve of a run over `steps`, `tokens` or `time`; None where it has no row with a loss."""
+    rows = read_metrics(run)
+    x = _positions(rows, axis)
+    train, held_out = _column(rows, x, "loss"), _column(rows, x, "eval/loss")
+    if not len(train[0]) and not len(held_out[0]):
+        return None
+    return Curve(name or run.name, train, held_out)
+
+
+def _column(rows: list[dict[str, Any]], x: np.ndarray, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Position and value of every row that has a number under `key`."""
+    found = [i for i, row in enumerate(rows) if isinstance(row.get(key), int | float)]
+    return x[found], np.array([rows[i][key] for i in found], float)
 
 
 def _positions(rows: list[dict[str, Any]], axis: str) -> np.ndarray:
-    if axis in ("step", "tokens"):
-        return np.array([row[axis] for row in rows], float)
     steps = np.array([row["step"] for row in rows], float)
-    times = np.array([row.get("step_time") or 0.0 for row in rows], float)
+    if axis == "steps":
+        return steps
+    if axis == "tokens":
+        return np.array([row.get("tokens", np.nan) for row in rows], float)
+    if axis != "time":
+        raise ValueError(f"x={axis}: unknown; {', '.join(AXES)}")
+    times = np.array([row.get("step_time") or np.nan for row in rows], float)
+    if len(times):  # the first rows were not measured: they took about as long as the others
+        times[np.isnan(times)] = np.nanmedian(times) if np.isfinite(times).any() else 0.0
     return np.cumsum(np.diff(steps, prepend=0.0) * times)
 
 
-def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last `window` values (fewer at the start)."""
+def smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean over a window of `width` values around each, smaller at both ends so that they are not bent."""
+    n, half = len(values), width // 2
+    index = np.arange(n)
+    reach = np.minimum(np.minimum(index, n - 1 - index), half)
     sums = np.cumsum(np.insert(values, 0, 0.0))
-    starts = np.maximum(np.arange(len(values)) + 1 - window, 0)
-    ends = np.arange(len(values)) + 1
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
 
 
 def draw_loss(
-    runs: Sequence[Path], to: Path, *, axis: str = "step", names: Sequence[str] | None = None
+    runs: Sequence[Path],
+    to: Path,
+    *,
+    axis: str = "steps",
+    names: Sequence[str] | None = None,
+    title: str | None = None,
 ) -> None:
-    """Writes the training loss (thin; smoothed: thick) and the evaluation loss (dots) of each run to `to`.
+    """Writes the training loss (thin; smoothed: thick) and the evaluations (dots) of each run to `to`.
 
-    axis is `step`, `tokens` or `time`; ValueError when no run has a row of metrics.
+    axis is `steps`, `tokens` or `time`. The ending of `to` says which kind of picture it is (png, svg, pdf).
+    ValueError when no run has a loss to draw.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    labels = names or [run.name for run in runs]
+    curves = [read_curve(run, axis=axis, name=name) for run, name in zip(runs, labels, strict=True)]
+    drawn = [curve for curve in curves if curve is not None]
+    if not drawn:
+        raise ValueError(f"there is no loss to draw yet in {', '.join(str(run) for run in runs)}")
+    figure = Figure(figsize=(8.4, 5.0), dpi=144, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     plot = figure.add_subplot()
-    levels = []
-    for number, run in enumerate(runs):
-        rows = read_metrics(run)
-        if not rows:
-            continue
-        color, name = f"C{number % 10}", names[number] if names else run.name
-        x = _positions(rows, axis)
-        index, loss = _column(rows, "loss")
-        soft = smooth(loss, max(len(loss) // 40, 1))
-        plot.plot(x[index], loss, color=color, alpha=0.3, linewidth=0.8)
-        plot.plot(x[index], soft, color=color, linewidth=1.6, label=f"{name}: training")
-        index, held = _column(rows, "eval/loss")
-        if len(held):
-            label = f"{name}: evaluation, last {held[-1]:.4f}"
-            plot.plot(x[index], held, "o--", color=color, markersize=4, linewidth=1.0, label=label)
-        levels += [*soft[len(soft) // 50 :], *held]
-    if not levels:
-        raise ValueError(f"no metrics to draw in {', '.join(str(run) for run in runs)}")
-    low, high = float(np.min(levels)), float(np.quantile(levels, 0.99))
-    margin = 0.05 * (high - low) or 0.1
-    plot.set_ylim(low - margin, high + margin)
-    plot.set_xlabel(AXES[axis])
-    plot.set_ylabel("loss (nats a token)")
-    plot.grid(alpha=0.3)
-    plot.legend(fontsize="small")
-    plot.set_title(runs[0].name if len(runs) == 1 else f"{len(runs)} runs")
+    alone = len(drawn) == 1
+    for number, curve in enumerate(drawn):
+        _draw(plot, curve, _COLORS[number % len(_COLORS)], alone=alone, dashed=number >= len(_COLORS))
+    plot.set_ylim(*_limits(drawn))
+    _dress(plot, AXES[axis], title or (drawn[0].name if alone else f"{len(drawn)} runs"))
     figure.savefig(to)
+
+
+def _draw(plot: Any, curve: Curve, color: str, *, alone: bool, dashed: bool) -> None:
+    x, loss = curve.train
+    held_x, held = curve.held_out
+    last = f"  {held[-1]:.4f}" if len(held) else ""
+    style = "--" if dashed else "-"
+    if len(x):
+        plot.plot(x, loss, color=color, alpha=0.28, linewidth=0.8)
+        label = "training, smoothed" if alone else curve.name + last
+        width = max(len(loss) // 20, 1)
+        plot.plot(x, smooth(loss, width), style, color=color, linewidth=2.0, label=label)
+    if len(held):
+        dot = _COLORS[1] if alone else color
+        label = f"evaluation, last {held[-1]:.4f}" if alone else None
+        shape = {"marker": "o", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.8}
+        plot.plot(held_x, held, color=dot, linewidth=1.0, linestyle=":", zorder=3, label=label, **shape)
+
+
+def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """What shows the course of the loss: the first steep part may leave the picture, later levels may not."""
+    levels = [np.concatenate([c.train[1][len(c.train[1]) // 50 :], c.held_out[1]]) for c in curves]
+    values = np.concatenate(levels)
+    low, high = float(values.min()), float(np.quantile(values, 0.99))
+    margin = 0.06 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
+def _dress(plot: Any, x_label: str, title: str) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    plot.set_xlabel(x_label, color=_INK)
+    plot.set_ylabel("loss (nats per token)", color=_INK)
+    plot.set_title(title, color=_INK, loc="left", fontsize=12, fontweight="bold")
+    plot.xaxis.set_major_formatter(EngFormatter(sep=""))
+    plot.grid(color="#e4e7ea", linewidth=0.8)
+    plot.set_axisbelow(True)
+    plot.tick_params(colors=_INK, length=0)
+    plot.margins(x=0.02)
+    for side in ("top", "right", "left"):
+        plot.spines[side].set_visible(False)
+    plot.spines["bottom"].set_color("#c3c8cd")
+    plot.legend(frameon=False, labelcolor=_INK, fontsize=9)

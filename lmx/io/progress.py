@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 
@@ -10,12 +11,18 @@ def readable(number: float) -> str:
     """Three digits and a unit: 1.23M, 45.6k."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= limit:
-            return f"{number / limit:.3g}{unit}"
+            return (
+                f"{number / limit:.3g}{unit}"
+                if abs(number) < 999.5 * limit
+                else f"{number / limit:.0f}{unit}"
+            )
     return f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """1h02m, 3m20s or 12.3s."""
+    """2d03h, 1h02m, 3m20s or 12.3s."""
+    if seconds >= 86400:
+        return f"{int(seconds // 86400)}d{int(seconds % 86400 // 3600):02d}h"
     if seconds >= 3600:
         return f"{int(seconds // 3600)}h{int(seconds % 3600 // 60):02d}m"
     if seconds >= 60:
@@ -23,26 +30,25 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f}s"
 
 
+def _number(row: dict[str, Any], key: str) -> float | None:
+    value = row.get(key)
+    return value if isinstance(value, int | float) else None
+
+
 def one_line(row: dict[str, Any]) -> str:
     """A row of metrics as a person reads it."""
-    parts = []
-    if row.get("loss") is not None:
-        parts.append(f"loss {row['loss']:.4f}")
-    if row.get("eval/loss") is not None:
-        parts.append(f"eval {row['eval/loss']:.4f}")
-    if row.get("eval/bits_per_byte") is not None:
-        parts.append(f"{row['eval/bits_per_byte']:.4f} bits/byte")
-    if row.get("grad_norm") is not None:
-        parts.append(f"grad {row['grad_norm']:.2g}")
-    if row.get("learning_rate") is not None:
-        parts.append(f"lr {row['learning_rate']:.2e}")
-    if row.get("tokens_per_second") is not None:
-        parts.append(f"{readable(row['tokens_per_second'])} tokens/s")
-    if row.get("mfu") is not None:
-        parts.append(f"MFU {100 * row['mfu']:.1f}%")
-    if row.get("skipped"):
-        parts.append(f"{row['skipped']} skipped")
-    return "  ".join(parts)
+    forms = {
+        "loss": lambda v: f"loss {v:.4f}",
+        "eval/loss": lambda v: f"eval {v:.4f}",
+        "eval/bits_per_byte": lambda v: f"{v:.4f} bits/byte",
+        "grad_norm": lambda v: f"grad {v:.2g}",
+        "learning_rate": lambda v: f"lr {v:.2e}",
+        "tokens_per_second": lambda v: f"{readable(v)} tokens/s",
+        "mfu": lambda v: f"MFU {100 * v:.1f}%",
+        "skipped": lambda v: f"{v} skipped" if v else "",
+    }
+    parts = [form(value) for key, form in forms.items() if (value := _number(row, key)) is not None]
+    return "  ".join(part for part in parts if part)
 
 
 class Progress:
@@ -54,48 +60,65 @@ class Progress:
         self._mode = ("bar" if sys.stderr.isatty() else "lines") if mode == "auto" else mode
         self._bar: Any = None
         self._task: Any = None
+        self._began: tuple[float, int] | None = None
 
     def _open(self, step: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
 
+        width = len(str(self._total))
         columns = [
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.description}"),
+            TextColumn(f"{{task.completed:>{width}.0f}}/{{task.total:.0f}}", style="bold"),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=30)),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             TimeElapsedColumn(),
-            TextColumn("ETA"),
+            TextColumn("[dim]ETA"),
             TimeRemainingColumn(),
         ]
-        self._bar = Bar(*columns, console=Console(stderr=True), refresh_per_second=4)
+        # Twice a second: drawing takes a millisecond or two from the thread that dispatches the steps.
+        self._bar = Bar(
+            *columns, console=Console(stderr=True), refresh_per_second=2, redirect_stdout=False, expand=True
+        )
         self._bar.start()
         self._task = self._bar.add_task("", total=self._total, completed=step)
 
     def advance(self, step: int) -> None:
         """Step `step` is done."""
+        if self._began is None:
+            self._began = (time.perf_counter(), step)
         if self._mode == "bar":
             if self._bar is None:
                 self._open(step)
             self._bar.update(self._task, completed=step)
 
+    def _eta(self, step: int) -> str:
+        """Time left, from the pace since the first step was done."""
+        if self._began is None or step <= self._began[1] or step >= self._total:
+            return ""
+        pace = (time.perf_counter() - self._began[0]) / (step - self._began[1])
+        return f"  ETA {duration(pace * (self._total - step))}"
+
     def row(self, step: int, row: dict[str, Any]) -> None:
         """Metrics of a logged step."""
-        if self._mode == "bar":
-            self.advance(step)
+        self.advance(step)
+        if self._bar is not None:
             # Evaluations stay on the screen; the rest is in the bar.
             if "eval/loss" in row:
                 self.say(f"step {step}  {one_line(row)}")
-            self._bar.update(
-                self._task, description=one_line({k: v for k, v in row.items() if "eval" not in k})
-            )
+            short = {key: row.get(key) for key in ("loss", "tokens_per_second", "mfu", "skipped")}
+            self._bar.update(self._task, description=one_line(short))
         elif self._mode == "lines":
-            print(f"step {step}/{self._total}  {one_line(row)}", file=sys.stderr, flush=True)
+            self.show(f"step {step}/{self._total}  {one_line(row)}{self._eta(step)}")
 
     def say(self, text: str) -> None:
-        """Words above the bar."""
-        if self._mode == "none":
-            return
+        """Words above the bar; none where there is no progress."""
+        if self._mode != "none":
+            self.show(text)
+
+    def show(self, text: str) -> None:
+        """Words above the bar, whatever the mode."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:

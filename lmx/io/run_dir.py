@@ -1,192 +1,211 @@
-"""The run directory: made by one run alone, locked while in use, everything in it written whole or not at all.
+"""The run directory: made by one run alone, locked while in use, each file written whole or not at all.
 
 config.yaml       the resolved configuration; `resume=` needs nothing else
 overrides.yaml    the command line that made it
-provenance.json   commit, diff, versions, devices, seed, configuration hash
+provenance.json   an entry a start: commit, versions, devices, seed, configuration hash, command
 metrics.jsonl     a row a logged step
 tensorboard/      the same for TensorBoard
 checkpoints/      see lmx.io.checkpoints
 log.txt           what was said
 summary.json      status and results
+lock              held while a process works here
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import math
+import logging
 import os
 import platform
-import subprocess
-import sys
-import time
-from importlib import metadata
+import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from lmx.config.errors import RequestError
+from lmx.io.files import read_json, to_json, write_atomic
+from lmx.io.provenance import Start, describe_start
 
-_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "optax",
-    "numpy",
-    "grain",
-    "orbax-checkpoint",
-    "hydra-core",
-    "omegaconf",
-    "tiktoken",
-)
+log = logging.getLogger("lmx")
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` in one step: a reader sees the old text or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def plain_json(value: Any) -> Any:
-    """`value` with infinities and NaN as the strings "inf", "-inf", "nan", so that the JSON is valid."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: plain_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_json(item) for item in value]
-    return value
+_MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "checkpoints")
+"""What only a run leaves in a folder; Hydra may have made the folder itself before."""
 
 
 class RunDir:
-    """An open run directory. It is locked until this process ends or `close` is called."""
+    """An open run directory. It is locked until this process ends or `close` is called.
 
-    def __init__(self, path: Path, lock: Any) -> None:
+    In a job of several processes only the primary one locks and writes; in the others every method that
+    writes does nothing.
+    """
+
+    def __init__(self, path: Path, lock: IO[str] | None) -> None:
         self.path = path
         self._lock = lock
+        self._writing: list[threading.Thread] = []
 
     @classmethod
-    def create(cls, path: Path) -> RunDir:
-        """A new run's directory; RequestError when a run is there already, or another process makes one now."""
-        path.mkdir(parents=True, exist_ok=True)
-        lock = _lock(path)
-        if (path / "config.yaml").exists():
+    def create(cls, path: Path, *, primary: bool = True) -> RunDir:
+        """A new run's directory; RequestError where a run is, or where another process makes one now."""
+        if not primary:
+            return cls(path, None)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
             raise RequestError(
-                f"hydra.run.dir={path}: holds a run already; go on with it by resume={path}, or name another folder"
+                f"hydra.run.dir={path}: there is a file of this name; name another folder"
+            ) from None
+        lock = _lock(path)
+        if any((path / mark).exists() for mark in _MARKS):
+            lock.close()
+            raise RequestError(
+                f"hydra.run.dir={path}: this folder holds a run already; "
+                f"go on with it by resume={path}, or name another folder"
             )
         return cls(path, lock)
 
     @classmethod
-    def open(cls, path: Path) -> RunDir:
+    def open(cls, path: Path, *, primary: bool = True) -> RunDir:
         """The directory of a run to go on with; RequestError when there is none, or it is in use."""
         if not (path / "config.yaml").is_file():
-            raise RequestError(f"resume={path}: is not a run directory (it has no config.yaml)")
-        return cls(path, _lock(path))
+            raise RequestError(f"resume={path}: this is not a run directory (it has no config.yaml)")
+        return cls(path, _lock(path) if primary else None)
+
+    @property
+    def primary(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self._lock is not None
 
     def close(self) -> None:
-        """Gives the lock back."""
-        self._lock.close()
+        """Finishes what is written in the background and gives the lock back."""
+        for thread in self._writing:
+            thread.join()
+        self._writing.clear()
+        if self._lock is not None:
+            self._lock.close()
 
     def write_config(self, tree: dict[str, Any], overrides: list[str]) -> None:
-        """config.yaml and overrides.yaml. A resumed run's new configuration replaces the old, which is kept."""
-        path = self.path / "config.yaml"
+        """config.yaml and overrides.yaml. A resumed run replaces the old configuration, kept beside."""
+        if not self.primary:
+            return
+        path, lines = self.path / "config.yaml", self.path / "overrides.yaml"
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            n = len(list(self.path.glob("config.before-resume-*.yaml"))) + 1
-            path.rename(self.path / f"config.before-resume-{n}.yaml")
-        record = self.path / "overrides.yaml"
-        earlier = yaml.safe_load(record.read_text(encoding="utf-8")) if record.exists() else []
-        write_atomically(record, yaml.safe_dump([*(earlier or []), *overrides], allow_unicode=True))
-        write_atomically(path, text)
+        earlier: list[str] = []
+        if path.exists():
+            old = path.read_text(encoding="utf-8")
+            if old != text:
+                n = len(list(self.path.glob("config.before-resume-*.yaml"))) + 1
+                write_atomic(self.path / f"config.before-resume-{n}.yaml", old)
+            if lines.exists():
+                earlier = yaml.safe_load(lines.read_text(encoding="utf-8")) or []
+        write_atomic(lines, yaml.safe_dump([*earlier, *overrides], allow_unicode=True, width=10_000))
+        write_atomic(path, text)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """summary.json."""
-        write_atomically(self.path / "summary.json", json.dumps(plain_json(summary), indent=2) + "\n")
+        """summary.json. A full disk is reported, not raised: the run itself is not at fault."""
+        if not self.primary:
+            return
+        try:
+            write_atomic(self.path / "summary.json", to_json(summary, indent=2) + "\n")
+        except OSError as error:
+            log.warning("%s was not written: %s", self.path / "summary.json", error.strerror)
 
     def read_summary(self) -> dict[str, Any]:
         """summary.json, or {}."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = read_json(self.path / "summary.json")
+        return found if isinstance(found, dict) else {}
 
     def write_provenance(self, *, config_hash: str, seed: int, devices: list[str], hosts: int) -> None:
-        """provenance.json, one entry a start of the run, and the uncommitted changes as a patch file."""
-        path = self.path / "provenance.json"
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
-        code, diff = _git_state(Path(__file__).parent)
-        if diff:
-            name = f"uncommitted-{len(starts)}.patch"
-            write_atomically(self.path / name, diff)
-            code["diff"] = name
-        starts.append(
-            {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "command": sys.argv,
-                "code": code,
-                "packages": {name: _version(name) for name in _PACKAGES},
-                "python": platform.python_version(),
-                "host": platform.node(),
-                "hosts": hosts,
+        """provenance.json, one more entry a start of the run, and the uncommitted changes as a patch file.
+
+        Asking git takes a while, so it is done in the background; `close` waits for it.
+        """
+        if not self.primary:
+            return
+
+        def write() -> None:
+            path = self.path / "provenance.json"
+            starts = (read_json(path) or {}).get("starts", [])
+            start: Start = describe_start()
+            entry = start.facts | {
                 "devices": devices,
+                "hosts": hosts,
                 "seed": seed,
                 "config_hash": config_hash,
             }
-        )
-        write_atomically(path, json.dumps({"starts": starts}, indent=2) + "\n")
+            try:
+                for name, diff in start.diffs.items():
+                    patch = f"uncommitted-{name}-{len(starts)}.patch"
+                    write_atomic(self.path / patch, diff)
+                    entry["code"][name]["diff"] = patch
+                write_atomic(path, to_json({"starts": [*starts, entry]}, indent=2) + "\n")
+            except OSError as error:
+                log.warning("%s was not written: %s", path, error.strerror)
+
+        thread = threading.Thread(target=write, name="provenance")
+        thread.start()
+        self._writing.append(thread)
 
     def cut_metrics(self, step: int) -> None:
-        """Removes rows of metrics.jsonl after `step`: a resumed run writes them again."""
+        """Removes rows of metrics.jsonl after `step`, which a resumed run writes again.
+
+        They are kept in metrics.cut.jsonl, with a row that a killed process left unfinished.
+        """
         path = self.path / "metrics.jsonl"
-        if not path.exists():
+        if not self.primary or not path.exists():
             return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                break  # the last row of a run that was killed while writing it
-            if row["step"] <= step:
-                kept.append(line)
-        write_atomically(path, "".join(kept))
+        kept, cut = split_rows(path.read_text(encoding="utf-8", errors="replace"), step)
+        if cut:
+            with open(self.path / "metrics.cut.jsonl", "a", encoding="utf-8") as stream:
+                stream.writelines(line.rstrip("\n") + "\n" for line in cut)
+            write_atomic(path, "".join(kept), sync=True)
 
 
-def _lock(path: Path) -> Any:
+def split_rows(text: str, step: int) -> tuple[list[str], list[str]]:
+    """Lines of metrics up to a step; and the others: later ones, unfinished ones, all that follow these."""
+    kept: list[str] = []
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        try:
+            after = json.loads(line)["step"] > step
+        except (ValueError, KeyError, TypeError):
+            after = True
+        if after or not line.endswith("\n"):
+            return kept, lines[number:]
+        kept.append(line)
+    return kept, []
+
+
+def _lock(path: Path) -> IO[str]:
     handle = (path / "lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        handle.seek(0)
-        holder = handle.read().strip() or "unknown"
+        holder = _read_holder(handle)
         handle.close()
-        raise RequestError(f"{path}: this run directory is in use by process {holder}") from None
+        raise RequestError(f"{path}: this run directory is in use by {holder}") from None
     handle.seek(0)
     handle.truncate()
-    handle.write(str(os.getpid()))
+    handle.write(f"process {os.getpid()} on {platform.node()}")
     handle.flush()
     return handle
 
 
-def _version(name: str) -> str | None:
+def _read_holder(handle: IO[str]) -> str:
+    handle.seek(0)
+    return handle.read().strip() or "another process"
+
+
+def holder(path: Path) -> str | None:
+    """Who works in a run directory now, `process 123 on host`; None where nobody does. Changes nothing."""
     try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_state(folder: Path) -> tuple[dict[str, Any], str]:
-    """{"commit": ..., "dirty": ...} of the checkout that holds `folder` (nulls outside one), and its diff."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout if done.returncode == 0 else None
-
-    # A checkout that merely contains an installed copy (a virtual environment) says nothing about lmx.
-    tracked = git("ls-files", "--error-unmatch", __file__)
-    commit = git("rev-parse", "HEAD") if tracked is not None else None
-    if commit is None:
-        return {"commit": None, "dirty": None}, ""
-    diff = git("diff", "HEAD") or ""
-    return {"commit": commit.strip(), "dirty": bool(diff)}, diff
+        with open(path / "lock", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return _read_holder(handle)
+    except OSError:
+        pass
+    return None

@@ -1,106 +1,146 @@
 """Where a run's numbers and words go: metrics.jsonl, log.txt, TensorBoard, Weights & Biases, the terminal.
 
-Only metrics.jsonl and log.txt are written by the training thread (a line each, flushed); the rest goes through a
-queue to a thread of its own, so that no slow disk or network holds a step up.
+Only metrics.jsonl and log.txt are written by the training thread, a line each, given to the system at once.
+The rest goes through a queue to a thread of its own, so that no slow disk or network holds a step up.
 """
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import logging
+import math
+import os
 import queue
+import re
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lmx.config.errors import RequestError
 from lmx.io.config import Logging
+from lmx.io.files import to_json, to_plain
 from lmx.io.progress import Progress
-from lmx.io.run_dir import plain_json
+
+_CLOSING_S = 60.0
+"""How long the end of a run waits for a dashboard."""
 
 
 def check(config: Logging) -> None:
     """RequestError when Weights & Biases is asked for and not installed."""
-    if config.wandb is not None:
-        try:
-            import wandb  # type: ignore[import-not-found]  # noqa: F401
-        except ImportError:
-            raise RequestError("logging.wandb: wandb is not installed; pip install 'lmx[wandb]'") from None
+    if config.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise RequestError(
+            "logging.wandb: Weights & Biases is not installed; pip install 'lmx[wandb]', or logging=default"
+        )
 
 
 class Sinks:
-    """All sinks of one run."""
+    """All sinks of one run. A process that is not the primary one shows warnings and writes nothing."""
 
     def __init__(
-        self, folder: Path, config: Logging, *, name: str, tree: dict[str, Any], start: int, total: int
+        self,
+        folder: Path,
+        config: Logging,
+        *,
+        name: str,
+        tree: dict[str, Any],
+        start: int,
+        total: int,
+        primary: bool = True,
     ) -> None:
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._log = (folder / "log.txt").open("a", encoding="utf-8")
-        self.progress = Progress(config.progress, start=start, total=total)
-        self._queue: queue.Queue[tuple[str, int, Any] | None] = queue.Queue()
-        self._failed: str | None = None
-        self._thread = threading.Thread(target=self._drain, args=(folder, config, name, tree), daemon=True)
-        self._thread.start()
+        """`start`: steps done before; `total`: steps at the end; `tree`: configuration, for dashboards."""
+        self.progress = Progress(config.progress if primary else "none", start=start, total=total)
+        self._metrics = LineFile(folder / "metrics.jsonl", self._show) if primary else None
+        self._log = LineFile(folder / "log.txt", self._show) if primary else None
+        self._boards = Dashboards(folder, config, name=name, tree=tree, start=start) if primary else None
         self._handler = _Spoken(self)
         logging.getLogger("lmx").addHandler(self._handler)
 
     def scalars(self, step: int, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl and of the dashboards."""
-        self._metrics.write(json.dumps(plain_json({"step": step, **row})) + "\n")
-        self._metrics.flush()
-        self._queue.put(("scalars", step, row))
+        """A row of metrics.jsonl and of the dashboards; in JSON, numbers that are not finite become text."""
+        if self._metrics is not None:
+            self._metrics.write(to_json({"step": step, **row}))
+        if self._boards is not None:
+            self._boards.put("scalars", step, row)
 
     def text(self, step: int, tag: str, text: str) -> None:
         """A sample of text."""
-        self._log.write(f"step {step} {tag}: {text!r}\n")
-        self._log.flush()
-        self._queue.put(("text", step, (tag, text)))
+        self._note(f"step {step} {tag}: {text!r}")
+        if self._boards is not None:
+            self._boards.put("text", step, (tag, text))
 
     def say(self, text: str) -> None:
         """Words for the terminal (stderr) and log.txt."""
-        self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-        self._log.flush()
+        self._note(text)
         self.progress.say(text)
 
     def warn(self, text: str) -> None:
-        """Words that must not be missed."""
-        self.say(f"WARNING: {text}")
+        """Words that must not be missed: shown whatever `logging.progress` is."""
+        self._note(f"WARNING: {text}")
+        self._show(f"WARNING: {text}")
 
     def close(self) -> None:
         """Writes out all that is queued."""
-        self._queue.put(None)
-        self._thread.join(timeout=60)
+        if self._boards is not None and (problem := self._boards.close()):
+            self.warn(problem)
         logging.getLogger("lmx").removeHandler(self._handler)
         self.progress.close()
-        if self._failed:
-            self.warn(f"a dashboard stopped receiving: {self._failed}")
-        self._metrics.close()
-        self._log.close()
+        for file in (self._metrics, self._log):
+            if file is not None:
+                file.close()
 
-    def _drain(self, folder: Path, config: Logging, name: str, tree: dict[str, Any]) -> None:
+    def _show(self, text: str) -> None:
+        self.progress.show(text)
+
+    def _note(self, text: str) -> None:
+        if self._log is not None:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            for line in text.splitlines() or [""]:
+                self._log.write(f"{stamp} {line}")
+
+
+class LineFile:
+    """A file that grows by whole lines. What a full disk refuses waits in memory for the next line."""
+
+    def __init__(self, path: Path, warn: Any) -> None:
+        self.path = path
+        self._warn = warn
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._waiting = b""
+        self._failing = False
+        self._lock = threading.Lock()
+
+    def write(self, line: str) -> None:
+        """Appends one line; the system has it when this returns, unless the disk refuses it."""
+        with self._lock:
+            self._waiting += line.encode("utf-8", errors="replace") + b"\n"
+            problem = self._flush()
+            recovered = self._failing and problem is None
+            first = problem is not None and not self._failing
+            self._failing = problem is not None
+        if first:
+            self._warn(f"WARNING: {self.path} cannot be written: {problem}; its lines wait in memory")
+        elif recovered:
+            self._warn(f"{self.path} is written again; no line is lost")
+
+    def _flush(self) -> str | None:
         try:
-            board, wandb = _open_dashboards(folder, config, name, tree)
-            while (item := self._queue.get()) is not None:
-                kind, step, value = item
-                if kind == "text":
-                    if board:
-                        board.add_text(value[0], value[1], step)
-                    continue
-                numbers = {k: v for k, v in value.items() if isinstance(v, int | float)}
-                if board:
-                    for key, number in numbers.items():
-                        board.add_scalar(key, number, step)
-                if wandb:
-                    wandb.log(numbers, step=step)
-            if board:
-                board.close()
-            if wandb:
-                wandb.finish()
-        except Exception as error:  # a dashboard must never end the training
-            self._failed = f"{type(error).__name__}: {error}"
-            print(f"WARNING: a dashboard stopped receiving: {self._failed}", file=sys.stderr)
+            while self._waiting:
+                # Where the disk takes a part of a line only, the rest follows it later.
+                self._waiting = self._waiting[os.write(self._handle, self._waiting) :]
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
+
+    def close(self) -> None:
+        """Tries once more to write what waits."""
+        with self._lock:
+            if self._flush() is not None:
+                lost = self._waiting.count(b"\n")
+                print(f"WARNING: {self.path}: {lost} lines are lost, the disk refused them", file=sys.stderr)
+            os.close(self._handle)
 
 
 class _Spoken(logging.Handler):
@@ -114,22 +154,130 @@ class _Spoken(logging.Handler):
         self._sinks.warn(record.getMessage())
 
 
-def _open_dashboards(folder: Path, config: Logging, name: str, tree: dict[str, Any]) -> tuple[Any, Any]:
-    board = wandb_run = None
-    if config.tensorboard:
+def flatten(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """(tag, number) of every number in a row: `norms` of a stack of layers become one tag a layer."""
+    for key, value in row.items():
+        tag = f"{prefix}/{key}" if prefix else key
+        if isinstance(value, dict):
+            yield from flatten(value, tag)
+        elif isinstance(value, list):
+            yield from flatten({str(i): inner for i, inner in enumerate(value)}, tag)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield tag, value
+
+
+class Dashboards:
+    """TensorBoard and Weights & Biases, fed by a thread that also imports them: nothing waits for either."""
+
+    def __init__(self, folder: Path, config: Logging, *, name: str, tree: dict[str, Any], start: int) -> None:
+        self._queue: queue.SimpleQueue[tuple[str, int, Any] | None] = queue.SimpleQueue()
+        self._failed: str | None = None
+        self._thread: threading.Thread | None = None
+        if config.tensorboard or config.wandb is not None:
+            arguments = (folder, config, name, tree, start)
+            self._thread = threading.Thread(target=self._run, args=arguments, name="dashboards", daemon=True)
+            self._thread.start()
+
+    def put(self, kind: str, step: int, value: Any) -> None:
+        """Hands over a row (`scalars`) or a (tag, text) pair (`text`)."""
+        if self._thread is not None and self._failed is None:
+            self._queue.put((kind, step, value))
+
+    def close(self) -> str | None:
+        """Waits until all is written, a while at most; says so where it is not."""
+        if self._thread is None:
+            return None
+        self._queue.put(None)
+        self._thread.join(timeout=_CLOSING_S)
+        if self._thread.is_alive():
+            return f"a dashboard did not take its rows within {_CLOSING_S:g} s; metrics.jsonl has them all"
+        return None
+
+    def _run(self, *arguments: Any) -> None:
+        try:
+            boards = _open(*arguments)
+            while (item := self._queue.get()) is not None:
+                kind, step, value = item
+                for board in boards:
+                    if kind == "text":
+                        board.text(step, *value)
+                    else:
+                        board.scalars(step, dict(flatten(to_plain(value))))
+            for board in boards:
+                board.close()
+        except Exception as error:  # a dashboard must never end the training
+            self._failed = f"{type(error).__name__}: {error}"
+            logging.getLogger("lmx").warning("a dashboard stopped: %s; metrics.jsonl goes on", self._failed)
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, tree: dict[str, Any], start: int) -> None:
         from tensorboardX import SummaryWriter
 
-        board = SummaryWriter(str(folder / "tensorboard"))
-    if config.wandb is not None:
+        # Events after `start` belong to a past that a resumed run went back on.
+        purge: Any = start + 1 if start else None
+        self._writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=10, purge_step=purge)
+        if not start:
+            import yaml
+
+            self.text(0, "configuration", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+    def scalars(self, step: int, numbers: dict[str, float]) -> None:
+        for tag, number in numbers.items():
+            if not math.isfinite(
+                number
+            ):  # TensorBoard draws nothing for it, and tensorboardX prints a warning
+                continue
+            self._writer.add_scalar(tag, number, step)
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        indented = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown: as it stands
+        self._writer.add_text(tag, indented, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, folder: Path, config: Logging, name: str, tree: dict[str, Any]) -> None:
         import wandb  # type: ignore[import-not-found]
 
         knobs = config.wandb
-        wandb_run = wandb.init(
+        assert knobs is not None
+        self._wandb = wandb
+        # The folder's name is the run's own, so that a resumed run goes on in the same chart.
+        identity = re.sub(r"[^A-Za-z0-9_-]", "-", folder.resolve().name)[-64:]
+        self._run = wandb.init(
             project=knobs.project,
             entity=knobs.entity,
             mode=knobs.mode,
+            id=identity,
+            resume="allow",
             name=name,
             dir=str(folder),
             config=tree,
         )
-    return board, wandb_run
+
+    def scalars(self, step: int, numbers: dict[str, float]) -> None:
+        self._run.log({tag: n for tag, n in numbers.items() if math.isfinite(n)}, step=step)
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        self._run.log({tag: self._wandb.Html(f"<pre>{_escape(text)}</pre>")}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _escape(text: str) -> str:
+    import html
+
+    return html.escape(text)
+
+
+def _open(folder: Path, config: Logging, name: str, tree: dict[str, Any], start: int) -> list[Any]:
+    boards: list[Any] = []
+    if config.tensorboard:
+        boards.append(_TensorBoard(folder, tree, start))
+    if config.wandb is not None:
+        boards.append(_Wandb(folder, config, name, tree))
+    return boards
