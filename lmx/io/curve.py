@@ -10,7 +10,8 @@ import numpy as np
 
 from lmx.io.records import read_metrics
 
-AXES = {"steps": "step", "tokens": "training tokens", "time": "training time (s)"}
+AXES = {"steps": "step", "tokens": "training tokens", "time": "training time"}
+_UNITS = ((3 * 3600.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))
 _COLORS = ("#2a6fbb", "#d1603d", "#3a9b6b", "#8b5fbf", "#c2912c", "#3fa7b5", "#c2527f", "#6d7a86")
 _INK = "#3c4248"
 
@@ -54,12 +55,13 @@ def _positions(rows: list[dict[str, Any]], axis: str) -> np.ndarray:
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean over a window of `width` values around each, smaller at both ends so that they are not bent."""
+    """Mean over a window of `width` values around each: symmetric at the start, backwards at the end."""
     n, half = len(values), width // 2
     index = np.arange(n)
-    reach = np.minimum(np.minimum(index, n - 1 - index), half)
+    before = np.minimum(index, half)
+    after = np.minimum(n - 1 - index, before)
     sums = np.cumsum(np.insert(values, 0, 0.0))
-    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+    return (sums[index + after + 1] - sums[index - before]) / (before + after + 1)
 
 
 def draw_loss(
@@ -83,6 +85,10 @@ def draw_loss(
     drawn = [curve for curve in curves if curve is not None]
     if not drawn:
         raise ValueError(f"there is no loss to draw yet in {', '.join(str(run) for run in runs)}")
+    x_label = AXES[axis]
+    if axis == "time":
+        drawn, unit = _in_unit(drawn)
+        x_label = f"{x_label} ({unit})"
     figure = Figure(figsize=(8.4, 5.0), dpi=144, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     plot = figure.add_subplot()
@@ -90,8 +96,24 @@ def draw_loss(
     for number, curve in enumerate(drawn):
         _draw(plot, curve, _COLORS[number % len(_COLORS)], alone=alone, dashed=number >= len(_COLORS))
     plot.set_ylim(*_limits(drawn))
-    _dress(plot, AXES[axis], title or (drawn[0].name if alone else f"{len(drawn)} runs"))
+    _dress(
+        plot,
+        x_label,
+        title or (drawn[0].name if alone else f"{len(drawn)} runs"),
+        None if alone else "run, last evaluation loss",
+    )
     figure.savefig(to)
+
+
+def _in_unit(curves: list[Curve]) -> tuple[list[Curve], str]:
+    """Curves over seconds as curves over seconds, minutes or hours, whichever suits the longest."""
+    longest = max(float(x.max()) for curve in curves for x, _ in (curve.train, curve.held_out) if len(x))
+    size, name = next((size, name) for least, size, name in _UNITS if longest >= least)
+    scaled = [
+        c._replace(train=(c.train[0] / size, c.train[1]), held_out=(c.held_out[0] / size, c.held_out[1]))
+        for c in curves
+    ]
+    return scaled, name
 
 
 def _draw(plot: Any, curve: Curve, color: str, *, alone: bool, dashed: bool) -> None:
@@ -120,7 +142,7 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _dress(plot: Any, x_label: str, title: str) -> None:
+def _dress(plot: Any, x_label: str, title: str, legend_title: str | None) -> None:
     from matplotlib.ticker import EngFormatter
 
     plot.set_xlabel(x_label, color=_INK)
@@ -134,4 +156,5 @@ def _dress(plot: Any, x_label: str, title: str) -> None:
     for side in ("top", "right", "left"):
         plot.spines[side].set_visible(False)
     plot.spines["bottom"].set_color("#c3c8cd")
-    plot.legend(frameon=False, labelcolor=_INK, fontsize=9)
+    legend = plot.legend(frameon=False, labelcolor=_INK, fontsize=9, title=legend_title)
+    legend.get_title().set_color(_INK)

@@ -62,7 +62,7 @@ class Progress:
         self._task: Any = None
         self._began: tuple[float, int] | None = None
 
-    def _open(self, step: int) -> None:
+    def _open(self, step: int) -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -83,15 +83,15 @@ class Progress:
         )
         self._bar.start()
         self._task = self._bar.add_task("", total=self._total, completed=step)
+        return self._bar
 
     def advance(self, step: int) -> None:
         """Step `step` is done."""
         if self._began is None:
             self._began = (time.perf_counter(), step)
         if self._mode == "bar":
-            if self._bar is None:
-                self._open(step)
-            self._bar.update(self._task, completed=step)
+            bar = self._bar or self._open(step)
+            bar.update(self._task, completed=step)
 
     def _eta(self, step: int) -> str:
         """Time left, from the pace since the first step was done."""

@@ -224,9 +224,7 @@ class _TensorBoard:
 
     def scalars(self, step: int, numbers: dict[str, float]) -> None:
         for tag, number in numbers.items():
-            if not math.isfinite(
-                number
-            ):  # TensorBoard draws nothing for it, and tensorboardX prints a warning
+            if not math.isfinite(number):  # nothing to draw, and tensorboardX prints a warning
                 continue
             self._writer.add_scalar(tag, number, step)
 
