@@ -196,14 +196,7 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
         if action.option_strings and action.dest not in ("help", "version", "experimental_rerun"):
             parser._add_action(action)
     options, rest = parser.parse_known_args(list(arguments))
-    wrong = [
-        Problem(
-            word, "unknown option; a key is set without dashes, key=value", fix=_undashed(word), kind="syntax"
-        )
-        for word in rest
-        if word.startswith("-") and word != "--"
-    ]
-    options.overrides = [word for word in rest if not word.startswith("-")]
+    options.overrides, wrong = _without_dashes(rest)
     if wrong:
         from lmx.config.compose import Composer
 
@@ -214,8 +207,23 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _undashed(word: str) -> str | None:
-    return word.lstrip("-") if "=" in word else None
+def _without_dashes(words: Sequence[str]) -> tuple[list[str], list[Problem]]:
+    """The overrides, and a problem for each word that looks like an option: `--steps 100`, `--steps=100`."""
+    overrides: list[str] = []
+    wrong: list[Problem] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif word != "--":
+            meant = word.lstrip("-") if "=" in word else None
+            if meant is None and rest and "=" not in rest[0] and not rest[0].startswith("-"):
+                meant = f"{word.lstrip('-')}={rest[0]}"
+                word = f"{word} {rest.pop(0)}"
+            message = "unknown option; a key is set without dashes, key=value"
+            wrong.append(Problem(word, message, origin="command line", fix=meant, kind="syntax"))
+    return overrides, wrong
 
 
 def _places(options: argparse.Namespace) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from lmx.config.component import Component, Config
 from lmx.config.errors import ConfigError, Problem
 from lmx.config.files import conf_dir
 from lmx.config.groups import Composition, compose_groups
+from lmx.config.near import nearest
 from lmx.config.origins import Origins, origins_of
 from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
 from lmx.config.report import Findings, explain
 from lmx.config.resolve import Resolved, resolve
 from lmx.config.schema import effect_of, fields_of
 from lmx.config.sources import Place, Tree
-from lmx.config.validate import validate
+from lmx.config.validate import contradictions, validate
 
 Schema = TypeVar("Schema", bound=Config)
 
@@ -107,9 +108,12 @@ class Composer(Generic[Schema]):
         searchpath = _check_searchpath(self.place, overrides, config_dir, command)
         self.tree = Tree(self.place, searchpath)
         if not self.tree.repository.config_exists(self.place.primary):
-            near = self.tree.options("")
-            message = f"there is no primary configuration of this name; there are {', '.join(near)}"
-            raise ConfigError([Problem(f"--config-name {self.place.primary}", message, kind="primary")], command)
+            names = [name for name in self.tree.options("") if not name.startswith("_")]
+            message = f"there is no primary configuration of this name; there are {', '.join(names)}"
+            meant = nearest(self.place.primary, names)
+            fix = f"--config-name {meant}" if meant else None
+            key = f"--config-name {self.place.primary}"
+            raise ConfigError([Problem(key, message, fix=fix, kind="primary")], command)
         self._compositions: dict[tuple[str, ...], Composition] = {}
 
     def compose(self, groups: Sequence[str]) -> Composition:
@@ -170,7 +174,7 @@ class Composer(Generic[Schema]):
 
 
 def _origin_finder(tree: Tree, composition: Composition, kinds: Sorted) -> Callable[[], Origins]:
-    return lambda: origins_of(tree, composition.defaults, kinds.values)
+    return lambda: origins_of(tree, composition.list_defaults(), kinds.values)
 
 
 def _resolve_job(cfg: DictConfig, composition: Composition, job: Mapping[str, Any] | None) -> Resolved:
@@ -191,15 +195,8 @@ def _resolve_job(cfg: DictConfig, composition: Composition, job: Mapping[str, An
         hydra_config.cfg = before
 
 
-def contradictions(config: Config) -> list[Problem]:
-    """What the root class's own `problems()` says of a configuration whose fields are sound."""
-    check = getattr(config, "problems", None)
-    if check is None:
-        return []
-    return [Problem(key, message, fix=fix or None, kind="contradiction") for key, message, fix in check()]
-
-
 def unique(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems, each once."""
     seen: dict[tuple[str, str], Problem] = {}
     for problem in problems:
         seen.setdefault((problem.key, problem.message), problem)

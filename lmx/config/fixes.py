@@ -11,7 +11,7 @@ from lmx.config.component import Component, Config
 from lmx.config.errors import UNSET, Problem
 from lmx.config.near import nearest
 from lmx.config.schema import Spot, alternatives, is_optional, literals, pick, spot_of, subclasses
-from lmx.config.validate import validate
+from lmx.config.validate import contradictions, validate
 
 _TRUE, _FALSE = ("yes", "on", "1", "true", "y", "t"), ("no", "off", "0", "false", "n", "f", "none")
 
@@ -30,6 +30,8 @@ def likely_values(
     if before is not UNSET and before != value:
         yield before
     yield from elsewhere
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield from (1, 0) if value <= 0 else (1.0, 0.9)
     if spot is not None and is_optional(spot.annotation) and value is not None:
         yield None
     if spot is not None:
@@ -48,7 +50,7 @@ def _like(spot: Spot, value: Any) -> Iterator[Any]:
     close = nearest(text, names) if names else None
     if close:
         yield close
-    if text in ("none", "~", "-1", "off", "false", "") and is_optional(spot.annotation):
+    if text in ("none", "~", "off", "false") and is_optional(spot.annotation):
         yield None
     if isinstance(value, str):
         yield from _numbers_in(value)
@@ -59,22 +61,24 @@ def _like(spot: Spot, value: Any) -> Iterator[Any]:
             yield -value
         if abs(value) < 1e15 and value != int(value):
             yield round(value)
-        yield from (1, 0) if value <= 0 else (1.0, 0.9)
-    if not isinstance(value, list | dict) and value is not None:
+    if isinstance(value, str | int | float) and value not in ("", "???"):
         yield [value]
     if isinstance(value, list) and len(value) == 1:
         yield value[0]
 
 
 def _numbers_in(text: str) -> Iterator[Any]:
-    match = re.match(r"\s*([+-]?\d+(?:[._]\d+)*)\s*([kMBGT]?)", text.replace(" ", "").replace(",", "."))
-    if match:
-        digits = match[1].replace("_", "")
-        if digits.count(".") <= 1:
-            number = float(digits) if "." in digits else int(digits)
-            yield f"{digits}{match[2]}" if match[2] else number
-            if number < 0:
-                yield -number
+    """The number that a text starts with, with its suffix (`2 hours`: `2h`; `100 steps`: 100)."""
+    match = re.match(r"([+-]?\d+(?:[._]\d+)*(?:[eE][+-]?\d+)?)([A-Za-z]?)", text.replace(" ", "").replace(",", "."))
+    if match is None or match[1].count(".") > 1:
+        return
+    digits = match[1].replace("_", "")
+    number = int(digits) if digits.lstrip("+-").isdigit() else float(digits)
+    if match[2]:
+        yield from (f"{digits}{match[2]}", f"{digits}{match[2].swapcase()}")
+    yield number
+    if number < 0:
+        yield -number
 
 
 def accepted(schema: type[Config], tree: Any, key: str, value: Any) -> bool:
@@ -82,7 +86,8 @@ def accepted(schema: type[Config], tree: Any, key: str, value: Any) -> bool:
     changed = place(tree, key, value)
     if changed is None:
         return False
-    problems = validate(schema, changed).problems
+    checked = validate(schema, changed)
+    problems = checked.problems if checked.config is None else contradictions(checked.config)
     return not any(p.key == key or p.key.startswith(f"{key}.") for p in problems)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -37,14 +38,14 @@ class Composition:
     """What Hydra makes of a choice of options.
 
     cfg       the whole tree, with its `hydra` node and its interpolations; None where not even that exists
-    defaults  the files in merge order
+    list_defaults  finds the files in merge order
     choices   group -> option
     problems  of files and choices that could not be composed
     failed    packages of the groups whose choice was left out
     """
 
     cfg: DictConfig | None = None
-    defaults: list[ResultDefault] = field(default_factory=list)
+    list_defaults: Callable[[], list[ResultDefault]] = list
     choices: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -76,9 +77,13 @@ def _compose(tree: Tree, lines: Sequence[str]) -> Composition:
     primary = tree.place.primary
     mode = RunMode.RUN
     cfg = tree.loader.load_configuration(primary, list(lines), mode, validate_sweep_overrides=False)
-    defaults = tree.loader.compute_defaults_list(primary, list(lines), mode)
-    choices = {k: v for k, v in defaults.overrides.known_choices.items() if not k.startswith("hydra/")}
-    return Composition(cfg, defaults.defaults, choices)
+    known = OmegaConf.to_container(cfg.hydra.runtime.choices, resolve=False)
+    choices = {str(k): v for k, v in dict(known or {}).items() if not str(k).startswith("hydra/")}  # type: ignore[arg-type]
+
+    def list_defaults() -> list[ResultDefault]:
+        return tree.loader.compute_defaults_list(primary, list(lines), mode).defaults
+
+    return Composition(cfg, list_defaults, choices)
 
 
 def _problems(
@@ -90,7 +95,8 @@ def _problems(
     if isinstance(error, yaml.MarkedYAMLError):
         return [_yaml_problem(error)]
     if isinstance(error, MissingConfigException):
-        return _missing_option(tree, error, origin)
+        chosen = line.lstrip("+~").partition("@")[0].replace("=", "/") if line else None
+        return _missing_option(tree, error, origin, chosen)
     name = line.lstrip("+~").partition("=")[0] if line else ""
     if line and name.startswith("hydra"):
         return [_hydra_problem(tree, line, name, text, origin)]
@@ -125,38 +131,45 @@ def _yaml_problem(error: yaml.MarkedYAMLError) -> Problem:
     return Problem("", f"this is no YAML: {reason}", origin=origin, kind="yaml")
 
 
-def _missing_option(tree: Tree, error: MissingConfigException, origin: str | None) -> list[Problem]:
-    """Every option that the file with the missing one names and that does not exist."""
+def _missing_option(
+    tree: Tree, error: MissingConfigException, origin: str | None, chosen: str | None
+) -> list[Problem]:
+    """Every option that does not exist, of those that the file with the missing one names.
+
+    That file is the one that Hydra speaks of, or the one that the override chose (`experiment/long`).
+    """
     where = re.match(r"In '([^']+)'", str(error))
     missing = error.missing_cfg_file or ""
     missing = str(missing if isinstance(missing, str) else missing[0])
     parent = where[1] if where else tree.place.primary
-    path = tree.file(parent)
-    entries = _entries(path) if path and path.is_file() else []
-    problems = []
-    for group, option, line in entries:
-        if group and option is not None and option not in tree.options(group):
-            options = tree.options(group)
-            near = nearest(option, options)
-            message = f"no such option; the options are {', '.join(options)}" if options else "no such group"
-            fix = f"{line}: {group}: {near}" if near else None
-            problems.append(Problem(group, message, option, line, fix, "unknown_option"))
-        elif (
-            not group
-            and option not in ("_self_", None)
-            and not tree.repository.config_exists(_beside(parent, option))
-        ):
-            problems.append(
-                Problem(_beside(parent, option), "no such file", origin=line, kind="unknown_option")
-            )
+    problems: list[Problem] = []
+    for file in dict.fromkeys([chosen or parent, parent]):
+        path = tree.file(file)
+        if path is not None and path.is_file():
+            problems += _entries_without_file(tree, file, path)
     if problems:
         return problems
     group, _, option = missing.rpartition("/")
     options = tree.options(group)
     message = f"no such option; the options are {', '.join(options)}" if options else "no such file"
-    return [
-        Problem(group, message, option, origin or (show_path(path) if path else None), kind="unknown_option")
-    ]
+    return [Problem(group, message, option, origin, kind="unknown_option")]
+
+
+def _entries_without_file(tree: Tree, file: str, path: Path) -> list[Problem]:
+    """A problem for each entry of a file's defaults list that names what does not exist."""
+    problems = []
+    for group, option, line in _entries(path):
+        if not group and option not in ("_self_", None):
+            name = _beside(file, option)
+            if not tree.repository.config_exists(name):
+                problems.append(Problem(name, "no such file", origin=line, kind="unknown_option"))
+        elif group and option is not None and option not in tree.options(group):
+            options = tree.options(group)
+            near = nearest(option, options)
+            message = f"no such option; the options are {', '.join(options)}" if options else "no such group"
+            fix = f"{line}: {group}: {near}" if near else None
+            problems.append(Problem(group, message, option, line, fix, "unknown_option"))
+    return problems
 
 
 def _beside(parent: str, name: str) -> str:

@@ -35,6 +35,9 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "compute_dtype": ("dtype", "precision", "amp"),
     "max_new_tokens": ("max_tokens", "num_tokens", "n_tokens"),
     "every": ("save_every", "checkpoint_every", "save_steps", "save_interval"),
+    "float32": ("fp32", "f32", "float", "full"),
+    "bfloat16": ("bf16", "bfloat", "bf"),
+    "float16": ("fp16", "f16", "half"),
     "path": ("file", "files", "dir", "dataset"),
 }
 """Names of this project -> names that other programs give to the same thing."""

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from lmx.config.errors import Problem, show_value
@@ -87,13 +87,11 @@ def _joined(words: Sequence[str], index: int) -> tuple[str, int] | None:
     here = words[index]
     after = words[index + 1] if index + 1 < len(words) else ""
     last = words[index + 2] if index + 2 < len(words) else ""
-    if not re.fullmatch(r"-{0,2}[+~]{0,2}[A-Za-z_][\w./@-]*=?", here):
+    if not re.fullmatch(r"-{0,2}[+~]{0,2}[A-Za-z_][\w./@-]*[=:]?", here):
         return None
     name = here.lstrip("-")
-    if here.endswith("=") and after and "=" not in after:
-        return f"{name}{after}", 2
-    if here.endswith("="):
-        return None
+    if here.endswith(("=", ":")):
+        return (f"{name[:-1]}={after}", 2) if after and "=" not in after else None
     if after == "=" and last and "=" not in last:
         return f"{name}={last}", 3
     if after.startswith("=") and len(after) > 1:
@@ -120,6 +118,12 @@ def _parse_problem(tree: Tree, line: str, error: Exception) -> Problem:
         meant = bare if "=" in bare else None
         return _unreadable(line, meant, "unknown option; a key is set without dashes, key=value")
     if "=" not in line:
+        words = bare.split(maxsplit=1)
+        if len(words) == 2 and re.fullmatch(r"[A-Za-z_][\w./]*:?", words[0]):
+            return _unreadable(line, f"{words[0].rstrip(':')}={words[1]}")
+        if tree.is_group(bare):
+            options = ", ".join(tree.options(bare))
+            return _unreadable(line, None, f"{bare} is a group; {bare}=OPTION chooses one of {options}")
         group, _, option = bare.lstrip("+~").rpartition("/")
         if group and tree.is_group(group) and option in tree.options(group):
             return _unreadable(line, f"{group}={option}", "an option of a group is chosen with =")
@@ -214,48 +218,31 @@ def _sweep_problem(override: Override) -> Problem:
 
 def _group_problem(tree: Tree, override: Override, choices: dict[str, Any]) -> Problem | None:
     """What is wrong with the choice of an option, if anything."""
-    group, line = override.key_or_group, override.input_line or ""
-    value = override.value()
-    options = tree.options(group)
-    origin = command_line(line)
+    group, value = override.key_or_group, override.value()
     key = override.get_key_element().lstrip("+~")
+    origin = command_line(override.input_line or "")
     listed = key in choices
+
+    def problem(message: str, fix: str | None, kind: str) -> Problem:
+        return Problem(group, message, value, origin, fix, kind)
+
     if override.is_delete():
-        if not listed:
-            return Problem(
-                group, "nothing to remove: no option of this group is chosen", origin=origin, kind="group"
-            )
-        return None
-    names = value if isinstance(value, list) else [value]
-    unknown = [n for n in names if str(n) not in options]
+        message = "nothing to remove: no option of this group is chosen"
+        return None if listed else Problem(group, message, origin=origin, kind="group")
+    options = tree.options(group)
+    unknown = [n for n in (value if isinstance(value, list) else [value]) if str(n) not in options]
     if unknown:
-        shown = ", ".join(options)
-        if value is None and listed:
-            cure = f"~{key}" if choices[key] and group == "experiment" else None
-            return Problem(
-                group, f"null is no option; the options are {shown}", None, origin, cure, "unknown_option"
-            )
-        meant = nearest(str(unknown[0]), options)
-        message = f"no such option; the options are {shown}"
-        fix = write_override(key, meant) if meant else None
-        return Problem(group, message, value, origin, fix, "unknown_option")
-    if (override.is_add() or override.is_force_add()) and listed:
-        fix = write_override(key, value)
-        return Problem(
-            group, "the group is there already; it is chosen without +", value, origin, fix, "group"
-        )
+        default = choices.get(key)
+        meant = nearest(str(unknown[0]), options) if value is not None else None
+        fix = write_override(key, meant or default) if meant or default else None
+        shown = f"the options are {', '.join(options)}" if options else "the group has none"
+        return problem(f"no such option; {shown}", fix, "unknown_option")
+    if listed and (override.is_add() or override.is_force_add()):
+        return problem("the group is there already; it is chosen without +", write_override(key, value), "group")
     if override.is_force_add():
-        return Problem(
-            group, "an option is added with one +", value, origin, write_override(key, value, "+"), "group"
-        )
+        return problem("an option is added with one +", write_override(key, value, "+"), "group")
     if not listed and not override.is_add():
         inside = nearest(group, [c.split("@")[0] for c in choices])
-        message = "this command has no such group"
         fix = write_override(inside, value) if inside and str(value) in tree.options(inside) else None
-        return Problem(group, message, value, origin, fix, "unknown_group")
+        return problem("this command has no such group", fix, "unknown_group")
     return None
-
-
-def is_quoted(override: Override) -> bool:
-    """Whether the value was written in quotes, and so is text for certain."""
-    return isinstance(override._value, QuotedString)

@@ -62,7 +62,7 @@ def explain(
     """The problems as a person should see them."""
     context = _Context(found, resolved, composition, kinds, origins, known_keys(found.schema, resolved.tree))
     kept = [p for p in problems if not _follows(context, p, problems)]
-    return [_explain(context, problem) for problem in kept]
+    return [_explain(context, problem) for problem in kept or problems]
 
 
 def _follows(context: _Context, problem: Problem, problems: Sequence[Problem]) -> bool:
@@ -76,7 +76,7 @@ def _follows(context: _Context, problem: Problem, problems: Sequence[Problem]) -
             everywhere = group == "experiment" and _is_polymorphic(context.found.schema, root)
             if taken is None and (inside or everywhere):
                 return True
-    others = {p.key for p in problems if p is not problem}
+    others = {p.key for p in problems if p is not problem and p.kind != "circle"}
     if problem.kind in ("missing", "unknown_key", "value") and any(
         _target_wrong(p, problem.key) for p in problems
     ):
@@ -112,10 +112,10 @@ def _explain(context: _Context, problem: Problem) -> Problem:
         return _missing(context, problem)
     if problem.kind == "computed":
         return _computed(context, problem)
-    if problem.kind == "interpolation" and not problem.fix and _from_command_line(problem):
+    if problem.kind in ("interpolation", "circle") and not problem.fix and _from_command_line(problem):
         before = _before(context, problem.key)
         return problem if before is UNSET else replace(problem, fix=_override(context, problem.key, before))
-    if problem.kind in ("interpolation", "absent", "present", "override"):
+    if problem.kind in ("interpolation", "circle", "absent", "present", "override"):
         return problem
     if problem.kind == "contradiction":
         value = pick(context.plain, problem.key)
@@ -148,13 +148,15 @@ def _unknown_key(context: _Context, problem: Problem) -> Problem:
         return problem
     problem = _innermost(context, problem)
     near = _near(context, problem.key)
+    owner = _owner(context, problem.key)
+    if owner and (near is None or near.rpartition(".")[0] != problem.key.rpartition(".")[0]):
+        return replace(problem, message=f"unknown key here; it belongs to {owner}")
     group = None if near or "." in problem.key else nearest(problem.key, context.found.tree.groups())
     if near is None and group is None:
-        owner = _owner(context, problem.key)
-        if owner:
-            return replace(problem, message=f"unknown key here; it belongs to {owner}")
-        beside = keys_beside(context.found.schema, problem.key, context.plain)
-        parent = problem.key.rpartition(".")[0]
+        parent, beside = problem.key, []
+        while parent and not beside:
+            beside = keys_beside(context.found.schema, parent, context.plain)
+            parent = parent.rpartition(".")[0]
         where = f"{parent} has" if parent else "there are"
         listed = f"; {where} {', '.join(beside)}" if beside else ""
         return replace(problem, message=f"unknown key{listed}")
@@ -170,7 +172,9 @@ def _unknown_key(context: _Context, problem: Problem) -> Problem:
         return replace(problem, message=message)
     if _from_command_line(problem):
         return replace(problem, message=message, fix=_override(context, near, problem.value))
-    name = near.rpartition(".")[2] if near.rpartition(".")[0] == problem.key.rpartition(".")[0] else near
+    parent, _, name = near.rpartition(".")
+    if parent != problem.key.rpartition(".")[0]:
+        return replace(problem, message=message)
     return replace(problem, message=message, fix=f"{problem.origin}: {name}: {show_value(problem.value)}")
 
 
@@ -218,15 +222,17 @@ def _target(context: _Context, problem: Problem) -> Problem:
     if near:
         fix = _override(context, problem.key, near)
     elif context.found.tree.is_group(node.replace(".", "/")):
-        options = context.found.tree.options(node.replace(".", "/"))
-        fix = write_override(node.replace(".", "/"), options[0]) if options else None
+        group = node.replace(".", "/")
+        usual = context.found.base.choices.get(group)
+        fix = write_override(group, usual) if usual else None
     return replace(problem, value=value, message=problem.message + listed, fix=fix)
 
 
 def _elsewhere(context: _Context, key: str) -> list[Any]:
     """Values that other options of the same group give to `key`."""
     parts = key.split(".")
-    found: list[Any] = []
+    usual = pick(OmegaConf.to_container(context.found.base.cfg, resolve=False), key)  # type: ignore[arg-type]
+    found: list[Any] = [] if usual is UNSET or _is_formula(usual) else [usual]
     for length in range(len(parts) - 1, 0, -1):
         group = "/".join(parts[:length])
         if not context.found.tree.is_group(group):
@@ -240,6 +246,8 @@ def _elsewhere(context: _Context, key: str) -> list[Any]:
 
 
 def _is_formula(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(_is_formula(item) for item in value)
     return isinstance(value, str) and ("${" in value or value == "???")
 
 
@@ -291,6 +299,8 @@ def _computed(context: _Context, problem: Problem) -> Problem:
         before = _before(context, key)
         if fix is None and origin and origin.startswith("command line: ") and before not in (UNSET, value):
             fix = write_override(key, before)
+    if fix is None and _from_command_line(problem) and _before(context, problem.key) is not UNSET:
+        fix = _override(context, problem.key, _before(context, problem.key))
     return replace(problem, message="\n".join(lines), fix=fix)
 
 

@@ -81,7 +81,7 @@ def references(raw: str, key: str) -> list[str]:
 
 def _interpolation_problem(key: str, raw: str, error: BaseException, cfg: DictConfig) -> Problem:
     if isinstance(error, RecursionError) or "ecursive" in str(error):
-        return Problem(key, f"{raw} refers to itself, directly or in a circle", raw, kind="interpolation")
+        return Problem(key, f"{raw} refers to itself, directly or in a circle", raw, kind="circle")
     if isinstance(error, InterpolationKeyError):
         gone = _first_absent(raw, key, cfg)
         if gone:
@@ -110,8 +110,8 @@ def _interpolation_problem(key: str, raw: str, error: BaseException, cfg: DictCo
             raw,
             kind="interpolation",
         )
-    inner = error.__cause__ or error.__context__
-    reason = str(inner or error).strip().splitlines()[0]
+    inner = error.__cause__ or error.__context__ or error
+    reason = str(inner.args[0] if isinstance(inner, KeyError) else inner).strip().splitlines()[0]
     return Problem(key, f"{raw}: {reason}", raw, kind="computed")
 
 

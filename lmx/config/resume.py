@@ -12,7 +12,7 @@ from omegaconf import OmegaConf, open_dict
 
 from lmx.config.apply import apply_values
 from lmx.config.component import Config
-from lmx.config.compose import Composed, Composer, contradictions, plain, read_tree, unique
+from lmx.config.compose import Composed, Composer, plain, read_tree, unique
 from lmx.config.errors import ConfigError, Problem, RequestError, show_value
 from lmx.config.groups import Composition
 from lmx.config.origins import Origins, command_line, file_origins, origin_of, set_by_override
@@ -20,7 +20,7 @@ from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
 from lmx.config.report import Findings, explain
 from lmx.config.resolve import resolve
 from lmx.config.schema import differences
-from lmx.config.validate import validate
+from lmx.config.validate import contradictions, validate
 
 Schema = TypeVar("Schema", bound=Config)
 
@@ -52,7 +52,7 @@ def load_resumed(
     cfg = OmegaConf.create(frozen)
     origins = file_origins(path)
     problems += _choose_options(composer, cfg, kinds, origins)
-    composition = Composition(cfg, [], base.choices)
+    composition = Composition(cfg, choices=base.choices)
     changed, wrong = apply_values(cfg, kinds.values, schema)
     for override in kinds.values:
         set_by_override(origins, override)

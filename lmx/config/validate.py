@@ -36,6 +36,14 @@ def validate(schema: type[Config], tree: Mapping[str, Any]) -> Checked:
     return Checked(None, problems)
 
 
+def contradictions(config: Config) -> list[Problem]:
+    """What the root class's own `problems()` says of a configuration whose fields are sound."""
+    check = getattr(config, "problems", None)
+    if check is None:
+        return []
+    return [Problem(key, message, fix=fix or None, kind="contradiction") for key, message, fix in check()]
+
+
 def _at_hole(tree: Any, key: str) -> bool:
     parts = key.split(".")
     return any(pick(tree, ".".join(parts[:n])) is HOLE for n in range(1, len(parts) + 1))
@@ -148,7 +156,9 @@ def _message(item: Mapping[str, Any], value: Any) -> str:
         )
     if kind == "value_error":
         text = str(context.get("error", item["msg"])).removeprefix("Value error, ")
-        return text.removesuffix(repr(value)) + show_value(value) if _is_yaml_word(value) else text
+        if _is_yaml_word(value) and text.endswith(repr(value)):
+            text = text.removesuffix(repr(value)) + show_value(value)
+        return text
     if kind in ("literal_error", "enum"):
         expected = str(context.get("expected", ""))
         names = re.findall(r"'([^']*)'|(\w+)", expected)
