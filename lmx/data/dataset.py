@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from lmx.data.packing import PackedRows, Rows, View, WindowRows, make_rows, mix64
-from lmx.data.prepare import Recipe, default_workers, prepare
+from lmx.data.prepare import Recipe, default_workers, discard, prepare
 from lmx.data.shards import INDEX, Prepared, Shard, TokenStore, is_prepared, open_prepared, open_shard
 from lmx.data.sources import Source, find_files
 from lmx.types import Batch
@@ -176,9 +176,8 @@ def cached(
             log.info("data: %d tokens from the cache %s", len(found.store), directory)
             return found, {"cache": str(directory), "reused": True}
         except ValueError as error:
-            log.warning("%s: it is a cache, so it is made again now", error)
-            for path in directory.glob("*.json"):
-                path.unlink(missing_ok=True)
+            log.warning("%s. It is a cache: it is made again now", error)
+            discard(directory)
     workers = default_workers() if options.prepare_workers is None else options.prepare_workers
     prepare(recipe, directory, workers=workers)
     found = open_prepared(directory, vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash)

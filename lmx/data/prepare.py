@@ -21,6 +21,7 @@ from lmx.data.shards import (
     DOCUMENT,
     INDEX,
     RECIPE,
+    VERSION,
     sha256_file,
     token_dtype,
     write_atomically,
@@ -31,7 +32,6 @@ from lmx.data.sources import Document, Part, Source, document_key, file_stamps
 from lmx.data.tokenizers import TokenizerImpl, fingerprint
 
 PART_BYTES = 32 * 2**20
-VERSION = 1
 _BATCH_BYTES = 2**20
 
 Progress = Callable[[int, int], None]
@@ -289,6 +289,13 @@ def prepare(
         raise ValueError(f"data: no text in {files}: every document is empty or was skipped")
     write_json(directory / INDEX, index)
     return index
+
+
+def discard(directory: Path) -> None:
+    """Forgets what was prepared in `directory`, so that `prepare` does it anew; shards stay until then."""
+    for path in sorted(directory.glob("*.json"), key=lambda path: path.name != INDEX):
+        if path.name != RECIPE:
+            path.unlink(missing_ok=True)
 
 
 def _existing_index(directory: Path, key: str) -> dict[str, Any] | None:

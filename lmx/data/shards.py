@@ -21,6 +21,7 @@ import numpy as np
 HEADER = 256 * 4
 MAGIC = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
 INDEX, RECIPE = "index.json", "recipe.json"
+VERSION = 1
 VERIFY_BYTES = 64 * 2**20
 """Shards together below this are compared with their sha256 when opened; above it only their sizes are."""
 
@@ -208,6 +209,10 @@ def open_prepared(directory: Path, *, vocab_size: int, tokenizer_hash: str) -> P
         ) from None
     except ValueError:
         raise ValueError(f"data.path: {directory / INDEX} is not JSON; prepare the data again") from None
+    if index.get("version") != VERSION:
+        raise ValueError(
+            f"data.path: {directory / INDEX} has another version than {VERSION}; prepare the data again"
+        )
     if index["tokenizer"] not in (None, tokenizer_hash):
         raise ValueError(
             f"data.path: {directory} was made with another tokenizer (hash {index['tokenizer'][:12]}) "

@@ -83,10 +83,8 @@ def test_prepare_inspect_and_refuse_on_the_command_line(texts):
     made = lmx("data", "prepare", *source, f"to={texts}/shards", "output=json")
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["documents"] == 100
-    seen = lmx(
-        "data", "inspect", "data=tokens", f"data.path={texts}/shards", "data.packing=concat", "sequence_length=64",
-        "data.split.fraction=0.1", "output=json",
-    )  # fmt: skip
+    words = (f"data.path={texts}/shards", "data.packing=concat", "data.split.fraction=0.1")
+    seen = lmx("data", "inspect", "data=tokens", *words, "sequence_length=64", "output=json")
     assert seen.returncode == 0, seen.stderr
     report = json.loads(seen.stdout)
     assert "answer" in json.dumps(report["rows"])

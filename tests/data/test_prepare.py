@@ -96,7 +96,8 @@ def test_goes_on_after_a_kill(tmp_path):
     program = (
         "import sys; from pathlib import Path; from tests.data.test_prepare import recipe; "
         "from lmx.data.prepare import prepare; import time; "
-        "prepare(recipe(Path(sys.argv[1])), Path(sys.argv[2]), workers=0, progress=lambda d, t: time.sleep(0.01))"
+        "prepare(recipe(Path(sys.argv[1])), Path(sys.argv[2]), workers=0, "
+        "progress=lambda done, total: time.sleep(0.01))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "in"), str(tmp_path / "out")])
     deadline = time.time() + 60
@@ -182,9 +183,8 @@ def test_parquet(tmp_path):
     table = pa.table({"text": [f"text {i}" for i in range(50)], "n": list(range(50))})
     parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
     source = data_config("parquet", {"path": str(tmp_path / "a.parquet")}).source()
-    assert [d.text.decode() for p in source.parts(100) for d in source.documents(p)] == [
-        f"text {i}" for i in range(50)
-    ]
+    found = [d.text.decode() for p in source.parts(100) for d in source.documents(p)]
+    assert found == [f"text {i}" for i in range(50)]
     assert len(source.parts(1)) == 8
     with pytest.raises(ValueError, match=r"data\.field=body is not a column of .*; it has text, n"):
         data_config("parquet", {"path": str(tmp_path / "a.parquet"), "field": "body"}).source().parts(1)
