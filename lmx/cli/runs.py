@@ -1,0 +1,57 @@
+"""`lmx runs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lmx.cli.command import Command
+
+
+def run(composed: Any, run_dir: Path) -> None:
+    """Lists runs, compares them, or draws their losses."""
+    from lmx.config.errors import requests
+    from lmx.io.files import to_json
+    from lmx.review import runs, runs_text
+    from lmx.review.runs_config import as_list
+
+    config = composed.config
+    roots, as_json = as_list(config.root), config.output == "json"
+    with requests():
+        if config.compare is not None:
+            found = runs.compare(runs.select(as_list(config.compare), roots))
+            if as_json:
+                print(to_json(runs_text.comparison_json(found), indent=2))
+            else:
+                runs_text.print_comparison(found)
+        elif config.plot is not None:
+            chosen = runs.select(as_list(config.plot), roots)
+            runs.plot(chosen, Path(config.to), axis=config.x)
+            drawn = {"picture": config.to, "runs": [str(path) for path in chosen]}
+            print(to_json(drawn, indent=2) if as_json else f"{len(chosen)} runs drawn: {config.to}")
+        else:
+            listed = runs.list_runs(roots, match=config.match, sort=config.sort)
+            if as_json:
+                print(to_json([line._asdict() for line in listed], indent=2))
+            elif listed:
+                runs_text.print_list(listed)
+            else:
+                print(f"no runs in {', '.join(roots)}")
+
+
+COMMANDS = (
+    Command(
+        name="runs",
+        summary="list, compare and plot runs",
+        schema="lmx.review.runs_config:Runs",
+        function=run,
+        keys=("root", "match", "sort", "compare", "plot", "to", "x", "output"),
+        examples=(
+            ("lmx runs", "every run under runs/ and sweeps/, the newest first"),
+            ("lmx runs root=sweeps/DIR sort=eval_loss", "a sweep, the best first"),
+            ("lmx runs compare=[A,B]", "what differs in config, what differs in result"),
+            ("lmx runs plot=[A,B,C] to=loss.png x=tokens", "their losses in one picture"),
+            ("lmx runs plot='runs/*muon*' output=json", "runs by a pattern; the answer as JSON"),
+        ),
+    ),
+)

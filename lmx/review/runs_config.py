@@ -1,0 +1,47 @@
+"""`lmx runs`: its keys."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lmx.config.component import Config, field
+from lmx.config.types import Text
+
+
+class Runs(Config):
+    """Which runs, and what to do with them. A run is named by its path, or by its folder's name under `root`."""
+
+    root: list[Text] | Text = field("folders that are searched for runs", effect="bookkeeping")
+    match: Text | None = field("only runs whose name or path is like this pattern", effect="bookkeeping")
+    sort: Literal["age", "name", "loss", "eval_loss", "tokens_per_second"] = field(
+        "order of the list, the newest or best first", effect="bookkeeping"
+    )
+    compare: list[Text] | Text | None = field(
+        "runs, or a pattern: show what differs in config and in result", effect="bookkeeping"
+    )
+    plot: list[Text] | Text | None = field(
+        "runs, or a pattern: draw their losses into one picture", effect="bookkeeping"
+    )
+    to: Text = field("the picture", effect="bookkeeping")
+    x: Literal["steps", "tokens", "time"] = field(
+        "what the picture's losses are drawn over", effect="bookkeeping"
+    )
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between keys: (key, message, fix that can be pasted)."""
+        found: list[tuple[str, str, str]] = []
+        if self.compare is not None and self.plot is not None:
+            found.append(
+                ("plot", "compare and plot are two requests; make them one after the other", "plot=null")
+            )
+        if isinstance(self.compare, list) and len(self.compare) < 2:
+            found.append(("compare", f"needs two runs or more, got {len(self.compare)}", "compare=[A,B]"))
+        if isinstance(self.plot, list) and not self.plot:
+            found.append(("plot", "needs a run or more, got none", "plot=[A]"))
+        return found
+
+
+def as_list(value: Any) -> list[str]:
+    """One text or a list of them as a list."""
+    return [value] if isinstance(value, str) else list(value)
