@@ -77,6 +77,9 @@ def load(folder: Path, wanted: dict[str, Any], *, partial: bool) -> dict[str, An
     With `partial`, `wanted` may be a part of what is on disk. dtypes are converted to the wanted ones.
     Raises ValueError with Orbax's innermost message.
     """
+    if any(leaf.sharding is None for leaf in jax.tree.leaves(wanted)):
+        # Orbax would lay it out as it was saved, over devices that may not be here.
+        raise ValueError("every leaf to be loaded needs a sharding; some ShapeDtypeStructs have none")
     ocp = orbax()
     context = ocp.Context()
     context.pytree.loading.partial_load = partial
@@ -111,7 +114,10 @@ def is_storage_error(error: BaseException) -> bool:
 
 def say_storage_error(error: BaseException) -> str:
     """The error in a few words: `No space left on device`."""
-    text = str(innermost(error))
+    cause = innermost(error)
+    text = str(cause)
+    if isinstance(cause, OSError) and cause.errno is None:  # said by lmx itself
+        return text
     for known in ("No space left on device", "Disk quota exceeded", "File too large", "Input/output error"):
         if known in text:
             return known

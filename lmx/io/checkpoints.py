@@ -29,6 +29,7 @@ from lmx.types import Tree
 log = logging.getLogger("lmx")
 
 Which = int | Literal["last", "best"] | None
+Warn = Callable[[str], None]
 _WRITING, _LEAVING, _ASIDE = ".writing-", ".deleting-", "set-aside-"
 
 
@@ -37,6 +38,18 @@ def warm_up() -> threading.Thread:
     thread = threading.Thread(target=arrays.orbax, name="import-orbax")
     thread.start()
     return thread
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and str(int(name)) == name
+
+
+def _read(path: Path) -> Manifest | str:
+    """The manifest of the folder of a step, or what is wrong with it."""
+    found = read_manifest(path)
+    if isinstance(found, Manifest) and str(found.step) != path.name:
+        return f"it is the checkpoint of step {found.step}: the folder was renamed or copied"
+    return found
 
 
 class Restored(NamedTuple):
@@ -56,7 +69,7 @@ class Checkpoints:
         directory: str | os.PathLike[str],
         config: Checkpoint | None = None,
         *,
-        warn: Callable[[str], None] = log.warning,
+        warn: Warn = log.warning,
     ) -> None:
         """`config` is needed to save; without it every byte is verified before loading.
 
@@ -77,8 +90,8 @@ class Checkpoints:
 
     def manifests(self) -> dict[int, Manifest | str]:
         """Step -> manifest, or what is wrong with it, for every folder with a number for a name; oldest first."""
-        names = [p for p in self.directory.glob("*") if p.name.isdecimal() and p.is_dir()]
-        return {int(p.name): read_manifest(p) for p in sorted(names, key=lambda p: int(p.name))}
+        names = [p for p in self.directory.glob("*") if _is_step(p.name) and p.is_dir()]
+        return {int(p.name): _read(p) for p in sorted(names, key=lambda p: int(p.name))}
 
     def _whole(self) -> dict[int, Manifest]:
         """Checkpoints with a sound manifest and files of the right sizes."""
@@ -108,7 +121,7 @@ class Checkpoints:
     def manifest(self, which: Which = None) -> Manifest:
         """What a checkpoint says of itself; RequestError where it is not there or not whole."""
         step = self._resolve(which)
-        found = read_manifest(self._path(step))
+        found = _read(self._path(step))
         if isinstance(found, str):
             raise RequestError(f"{self._path(step)} cannot be used: {found}")
         return found
@@ -163,9 +176,11 @@ class Checkpoints:
         self._pending.start()
 
     def _check_space(self, leaves: dict[str, Leaf]) -> None:
+        """OSError before the disk is full to the brim, where the run's other files would fail as well."""
         assert self.config is not None
-        needed = n_bytes(leaves.values()) * (1.0 if self.config.compression == "none" else 0.8)
-        free = shutil.disk_usage(self.directory).free
+        if self.config.compression != "none":
+            return  # its size is known only when it is written
+        needed, free = n_bytes(leaves.values()), shutil.disk_usage(self.directory).free
         if free < needed:
             message = f"No space left on device: {needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free"
             raise OSError(message)
@@ -179,19 +194,28 @@ class Checkpoints:
                 self._set_aside(manifest.step)
                 os.rename(temporary, self._path(manifest.step))
                 sync_directory(self.directory)
-                self._retain()
         except BaseException as error:
             self._failed(manifest.step, error)
+            return
+        if jax.process_index() == 0:
+            try:
+                self.rewind(manifest.step)
+                self._retain()
+            except OSError as error:
+                self._warn(f"old checkpoints in {self.directory} could not be removed: {error}")
+            except BaseException as error:
+                self._error = error
 
     def _failed(self, step: int, error: BaseException) -> None:
         self._newest = None
+        if jax.process_index() == 0:
+            shutil.rmtree(self.directory / f"{_WRITING}{step}", ignore_errors=True)
         if not arrays.is_storage_error(error):
             self._error = error
             return
         assert self.config is not None
         self.failure = arrays.say_storage_error(error)
         self._retry_at = time.monotonic() + self.config.retry_after
-        shutil.rmtree(self.directory / f"{_WRITING}{step}", ignore_errors=True)
         before = self.latest()
         stands = "there is none before it" if before is None else f"the one of step {before} stays"
         self._warn(
@@ -262,6 +286,7 @@ class Checkpoints:
         wanted = named_leaves(abstract_state)
         manifest = self._choose(which, lambda m: misfits(m.leaves, describe(wanted)))
         loaded = arrays.load(self._path(manifest.step), nest(wanted), partial=False)
+        self._newest = manifest.step
         return self._restored(manifest, abstract_state, loaded, prefix="")
 
     def restore_params(
@@ -341,7 +366,7 @@ class Checkpoints:
 
     def _problem(self, step: int, misfit: Callable[[Manifest], str | None]) -> str | None:
         """What is wrong with a checkpoint's files; RequestError where they are sound but do not fit."""
-        manifest = read_manifest(self._path(step))
+        manifest = _read(self._path(step))
         if isinstance(manifest, str):
             return manifest
         if (lines := misfit(manifest)) is not None:
