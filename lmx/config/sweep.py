@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from lmx.config.compose import Composed, Composer
 from lmx.config.errors import Problem
-from lmx.config.overrides import parse_overrides
+from lmx.config.overrides import parse_overrides, sort_overrides
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -40,10 +40,11 @@ def check_sweep(composer: Composer, overrides: Sequence[str]) -> Sweep:
     parsed, problems = parse_overrides(composer.tree, overrides)
     plain_hydra = [o.input_line or "" for o in parsed if o.is_hydra_override() and not o.is_sweep_override()]
     problems += [_sweeps_hydra(o) for o in parsed if o.is_hydra_override() and o.is_sweep_override()]
-    composition = composer.compose(plain_hydra)
+    base = composer.compose(())
+    kinds, _ = sort_overrides(composer.tree, [o for o in parsed if not o.is_sweep_override()], base.choices)
+    composition = composer.compose([o.input_line or "" for o in [*kinds.groups, *kinds.hydra]])
     if composition.cfg is None:
         return Sweep([], [*problems, *composition.problems], False)
-    problems += composition.problems
     sweeper = OmegaConf.to_container(composition.cfg.hydra.sweeper, resolve=False)
     assert isinstance(sweeper, dict)
     params, wrong = _params(composer, sweeper.get("params"))
