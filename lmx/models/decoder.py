@@ -259,7 +259,7 @@ def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shar
         cache: KVCache | None = None,
         dropout_key: jax.Array | None = None,
     ) -> Output:
-        b, t = tokens_BT.shape
+        t = tokens_BT.shape[1]
         if cache is not None and positions_BT is None:
             positions_BT = cache.lengths[:, None] + jnp.arange(t)[None]
         places_BT = jnp.arange(t)[None] if positions_BT is None else positions_BT

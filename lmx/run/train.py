@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -114,10 +115,13 @@ class Run:
             self.log.say(f"going on after step {self.start}")
         self.step_times: list[float] = []
         self.row: dict[str, Any] = {}
+        self.row_written = self.start
         self.evaluated: tuple[int, Evaluation] | None = None
         self.profiling = False
         self._step_program: dict[bool, Callable] = {}
-        self._evaluate: Callable | None = None
+        self._evaluate = jax.jit(
+            make_eval_step(self.parts.model, self.parts.kernels, self.tokenizer.token_bytes)
+        )
         self._generate: Callable | None = None
 
     @property
@@ -156,7 +160,7 @@ class Run:
             hosts=jax.process_count(),
         )
 
-    # -- steps ------------------------------------------------------------------------------------------------
+    # ---- steps
 
     def steps(self, stop: StopRequest) -> Finished:
         """Trains from where the state is to the end, or until stopped."""
@@ -223,10 +227,11 @@ class Run:
         return step in (1, self.total) or _every(self.config.trainer.log_every, step) or "norms" in self.row
 
     def _write_row(self, step: int) -> None:
+        self.row_written = step
         self.log.scalars(step, self.row)
         self.log.progress.row(step, self.row)
 
-    # -- between steps ----------------------------------------------------------------------------------------
+    # ---- between steps
 
     def _due(self, step: int) -> bool:
         t, profile = self.config.trainer, self.config.trainer.profile
@@ -243,7 +248,7 @@ class Run:
         last = step == self.total
         if _every(trainer.eval_every, step) or last:
             self.row |= self._eval_row(step, state)
-        if "eval/loss" in self.row or self._logged(step):
+        if self.row_written != step and ("eval/loss" in self.row or self._logged(step)):
             self._write_row(step)
         if _every(trainer.sample.every, step) and not last:
             self._say_sample(step, state)
@@ -259,10 +264,6 @@ class Run:
 
     def _eval_row(self, step: int, state: TrainState) -> dict[str, Any]:
         trainer = self.config.trainer
-        if self._evaluate is None:
-            self._evaluate = jax.jit(
-                make_eval_step(self.parts.model, self.parts.kernels, self.tokenizer.token_bytes)
-            )
         limit = trainer.eval_sequences
         stream = eval_batches(
             self.dataset,
@@ -315,16 +316,17 @@ class Run:
             jax.profiler.stop_trace()
             self.profiling = False
 
-    # -- the end ----------------------------------------------------------------------------------------------
+    # ---- the end
 
     def close(self, status: str, finished: Finished) -> float:
         """Saves, evaluates and samples as the end of a run asks for; returns the evaluation loss (or NaN)."""
         step, state = finished.step, finished.state
         sample = None
         if status == "done":
-            if self.evaluated is None or self.evaluated[0] != step:
+            if self.evaluated is None or self.evaluated[0] != step:  # the wall clock ended the run
                 self.row |= self._eval_row(step, state)
-                self._write_row(step)
+                if self.row_written != step:
+                    self._write_row(step)
             sample = self._say_sample(step, state)
         if self.checkpoints.due(step, last=True):
             self._save(step, state)
@@ -342,8 +344,8 @@ class Run:
         )
         self.dir.write_summary(results)
         self.checkpoints.close()
-        self.log.close()
         self._draw()
+        self.log.close()
         if status == "done":
             print(_result(results, self.dir.path, self.config.output, sample))
         self.dir.close()
@@ -372,16 +374,13 @@ class Run:
 
     def abandon(self, error: BaseException) -> None:
         """What can still be done when the run fails: pending saves are finished, and the summary says so."""
-        try:
-            self.checkpoints.wait()
-        finally:
-            message = f"{type(error).__name__}: {error}"
-            self.dir.write_summary(
-                self._summary(
-                    "failed", int(self.row.get("tokens", 0)) // self.throughput.tokens_per_step, error=message
-                )
-            )
-            self.log.close()
+        step = int(self.row.get("tokens", 0)) // self.throughput.tokens_per_step
+        results = self._summary("failed", step, error=f"{type(error).__name__}: {error}")
+        for ending in (self.checkpoints.wait, lambda: self.dir.write_summary(results), self.log.close):
+            try:
+                ending()
+            except Exception as another:  # the first error is the one to report
+                print(f"WARNING: while ending the failed run: {another}", file=sys.stderr)
 
 
 def _read_data(config: TrainConfig) -> tuple[Any, Any]:

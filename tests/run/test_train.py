@@ -1,0 +1,244 @@
+"""`lmx train` as a whole, in real processes: results, resuming, kills, signals, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import ROOT
+
+SMALL = [
+    "model.d_model=48",
+    "model.n_heads=3",
+    "model.n_layers=2",
+    "optimizer=muon",
+    "trainer.steps=20",
+    "trainer.sequence_length=64",
+    "trainer.global_batch_size=4",
+    "trainer.log_every=1",
+    "trainer.eval_every=10",
+    "trainer.eval_sequences=8",
+    "trainer.eval_batch_size=8",
+    "trainer.sample.tokens=0",
+    "checkpoint.every=5",
+    "data=text",
+    "logging=quiet",
+]
+TIMES = {"step_time", "tokens_per_second", "mfu"}
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Real text for the runs: this project's own source, a file a document."""
+    folder = tmp_path_factory.mktemp("text")
+    for i, path in enumerate(sorted((ROOT / "lmx").rglob("*.py"))):
+        (folder / f"{i:03d}.txt").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+def command(*overrides):
+    return [sys.executable, "-m", "lmx", "train", *overrides]
+
+
+def lmx(*overrides, expect=0):
+    done = subprocess.run(command(*overrides), env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == expect, (
+        f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    )
+    return done
+
+
+def rows(run: Path):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in lines]
+
+
+def summary(run: Path):
+    return json.loads((run / "summary.json").read_text())
+
+
+def state_of(run: Path, step: int):
+    """Every array of a checkpoint, by its path."""
+    program = """
+import sys, numpy as np, jax
+from orbax.checkpoint import v1 as ocp
+tree = ocp.load(sys.argv[1])
+flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+np.savez(sys.argv[2], **{jax.tree_util.keystr(p): np.asarray(x) for p, x in flat})
+"""
+    to = run / f"state-{step}.npz"
+    checkpoint = run.resolve() / "checkpoints" / str(step) / "state"
+    subprocess.run([sys.executable, "-c", program, str(checkpoint), str(to)], env=ENVIRONMENT, check=True)
+    return dict(np.load(to))
+
+
+def assert_same_state(a: Path, b: Path, step: int):
+    left, right = state_of(a, step), state_of(b, step)
+    assert left.keys() == right.keys()
+    assert len(left) > 10
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def straight(text, tmp_path_factory):
+    """An undisturbed run."""
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    done = lmx(*SMALL, f"data.path={text}", f"hydra.run.dir={run}", "output=json")
+    return run, done
+
+
+def test_a_run_leaves_what_it_promises(straight):
+    run, done = straight
+    found = {p.name for p in run.iterdir()}
+    expected = {
+        "config.yaml",
+        "overrides.yaml",
+        "provenance.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "log.txt",
+        "summary.json",
+    }
+    assert expected <= found
+    result = json.loads(done.stdout)
+    assert result == json.loads((run / "summary.json").read_text())
+    assert result["status"] == "done"
+    assert result["steps"] == 20
+    assert result["tokens"] == 20 * 4 * 64
+    assert result["loss"] < 4.8 < np.log(256)
+    assert 0 < result["eval_bits_per_byte"] == pytest.approx(result["eval_loss"] / np.log(2), rel=1e-6)
+    for key in ("params", "tokens_per_second", "time_to_first_step", "wall_time"):
+        assert result[key] > 0
+    recorded = rows(run)
+    assert [row["step"] for row in recorded] == list(range(1, 21))
+    assert [row["step"] for row in recorded if "eval/loss" in row] == [10, 20]
+    assert {"step", "tokens", "loss", "grad_norm", "learning_rate"} <= recorded[0].keys()
+
+
+def test_the_same_command_gives_the_same_run(straight, text, tmp_path):
+    lmx(*SMALL, f"data.path={text}", f"hydra.run.dir={tmp_path / 'again'}")
+    assert rows(tmp_path / "again") == rows(straight[0])
+
+
+def test_killed_and_resumed_equals_uninterrupted(straight, text, tmp_path):
+    """kill -9 after some checkpoint; the resumed run ends in the same parameters, moments and metrics, bit for bit."""
+    run = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(*SMALL, f"data.path={text}", f"hydra.run.dir={run}"), env=ENVIRONMENT, cwd=ROOT
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "5").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert (run / "checkpoints" / "5").exists()
+    lmx(f"resume={run}")
+    assert rows(run) == rows(straight[0])
+    assert_same_state(run, straight[0], 20)
+    assert summary(run)["eval_loss"] == summary(straight[0])["eval_loss"]
+
+
+def test_sigterm_saves_and_the_run_goes_on(straight, text, tmp_path):
+    run = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(*SMALL, f"data.path={text}", f"hydra.run.dir={run}", "trainer.steps=20"),
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") >= 1:
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75, stderr
+    assert f"lmx train resume={run}" in stderr
+    assert summary(run)["status"] == "stopped"
+    reached = summary(run)["steps"]
+    assert reached < 20
+    assert (run / "checkpoints" / str(reached)).is_dir()
+    lmx(f"resume={run}")
+    assert rows(run) == rows(straight[0])
+    assert_same_state(run, straight[0], 20)
+
+
+def test_resume_refuses_another_model_and_shows_it(straight):
+    done = lmx(f"resume={straight[0]}", "model.n_layers=3", expect=2)
+    assert "model.n_layers" in done.stderr
+    assert "2 -> 3" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_resume_goes_further_when_asked(straight, text, tmp_path):
+    """More steps and other logging are allowed; the constant part of the run stays what it was."""
+    run = tmp_path / "longer"
+    lmx(*SMALL, f"data.path={text}", f"hydra.run.dir={run}", "schedule=constant", "trainer.steps=5")
+    lmx(f"resume={run}", "trainer.steps=8", "trainer.log_every=2")
+    assert [row["step"] for row in rows(run)][-2:] == [6, 8]
+    assert summary(run)["steps"] == 8
+
+
+def test_a_run_directory_is_used_once(straight, text):
+    done = lmx(*SMALL, f"data.path={text}", f"hydra.run.dir={straight[0]}", expect=2)
+    assert f"resume={straight[0]}" in done.stderr
+    assert len(rows(straight[0])) == 20
+
+
+def test_a_loss_that_stays_not_finite_ends_the_run(text, tmp_path):
+    run = tmp_path / "diverged"
+    done = lmx(
+        *SMALL,
+        f"data.path={text}",
+        f"hydra.run.dir={run}",
+        "trainer.compute_dtype=float16",
+        "model.embedding_norm=false",
+        "model.initializer.embedding=1e6",
+        "model.logits_softcap=null",
+        "trainer.max_skipped=3",
+        expect=1,
+    )
+    assert "was not finite in 3 updates in a row" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert summary(run)["status"] == "failed"
+
+
+def test_a_request_that_cannot_be_met_leaves_nothing(tmp_path):
+    run = tmp_path / "never"
+    done = lmx(*SMALL, "data.path=/no/such/text", f"hydra.run.dir={run}", expect=2)
+    assert "/no/such/text" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not run.exists()
+
+
+def test_generate_and_eval_from_a_run(straight):
+    def call(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "lmx", *words], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    run = straight[0]
+    one, same = (
+        call("generate", f"from={run}", "prompt=import ", "max_new_tokens=12", "seed=3", "output=json")
+        for _ in range(2)
+    )
+    assert one[0]["tokens"] == same[0]["tokens"]
+    assert one[0].keys() == {"prompt", "text", "tokens", "finish_reason", "tokens_per_second"}
+    assert len(one[0]["tokens"]) == 12 or one[0]["finish_reason"] == "stop"
+    found = call("eval", f"from={run}", "sequences=8", "batch_size=8", "output=json")
+    assert found["loss"] == pytest.approx(summary(run)["eval_loss"], rel=1e-6)
+    assert found["step"] == 20
