@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import model_validator
+from pydantic import ValidationInfo, field_validator
 
 from lmx.config.component import Component, Config, field
-from lmx.config.types import Count, Fraction, NonNegative, Positive, PositiveReal, Text
+from lmx.config.types import Count, Fraction, NonNegative, Positive, Text
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from lmx.data.dataset import Dataset
     from lmx.data.sources import Source
     from lmx.data.tokenizers import TokenizerImpl
@@ -65,15 +63,17 @@ class Rows(Data):
     windows: Windows = field(
         "blocks: rows do not overlap, each comes once an epoch; random: rows start anywhere (packing=stream)"
     )
-    split: Split | None = field("the part kept for evaluation; null where eval_path gives another text")
+    split: Split | None = field("the part kept for evaluation, where no eval_path gives another text")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.windows == "random" and self.packing != "stream":
+    @field_validator("windows")
+    @classmethod
+    def _windows_of_a_stream(cls, windows: str, info: ValidationInfo) -> str:
+        packing = info.data.get("packing", "stream")
+        if windows == "random" and packing != "stream":
             raise ValueError(
-                f"windows=random goes with packing=stream, not packing={self.packing}; set windows=blocks"
+                f"windows=random goes with packing=stream, not packing={packing}; set windows=blocks"
             )
-        return self
+        return windows
 
 
 class Corpus(Rows):
@@ -131,13 +131,15 @@ class Files(Corpus):
     """Documents in files that the user names."""
 
     path: Text | list[Text] = field("files, globs or directories", effect="numerics")
-    eval_path: Text | list[Text] | None = field("the same, to evaluate on; null: split decides")
+    eval_path: Text | list[Text] | None = field(
+        "the same, to evaluate on (split is not used then); null: split decides"
+    )
     suffixes: list[Text] = field("endings of the files taken from a directory")
 
-    @model_validator(mode="after")
-    def _one_evaluation(self) -> Self:
-        check_one_evaluation(self.eval_path, self.split)
-        return self
+    @field_validator("eval_path")
+    @classmethod
+    def _one_evaluation(cls, eval_path: Any, info: ValidationInfo) -> Any:
+        return check_one_evaluation(eval_path, info)
 
     def open_files(self, files: tuple[str, ...]) -> Source:
         """The source over these files."""
@@ -159,12 +161,11 @@ class Files(Corpus):
         return self.open_files(find_files(self.eval_path, key="data.eval_path", suffixes=self.suffixes))
 
 
-def check_one_evaluation(eval_path: object, split: Split | None) -> None:
-    """ValueError unless exactly one of the two says what to evaluate on."""
-    if eval_path is not None and split is not None:
-        raise ValueError("eval_path and split both say what to evaluate on; set split=null")
-    if eval_path is None and split is None:
+def check_one_evaluation(eval_path: Any, info: ValidationInfo) -> Any:
+    """`eval_path`; ValueError when neither it nor `split` says what to evaluate on."""
+    if eval_path is None and info.data.get("split", ...) is None:
         raise ValueError("nothing says what to evaluate on; set eval_path, or split={by: document, ...}")
+    return eval_path
 
 
 class TextFiles(Files):
@@ -226,7 +227,9 @@ class TokenShards(Rows):
     """Token shards, memory-mapped: a directory made by `lmx data prepare`, or `.bin` files."""
 
     path: Text | list[Text] = field("a prepared directory, files, or globs")
-    eval_path: Text | list[Text] | None = field("the same, to evaluate on; null: split decides")
+    eval_path: Text | list[Text] | None = field(
+        "the same, to evaluate on (split is not used then); null: split decides"
+    )
     layout: Literal["auto", "headed", "uint16", "uint32"] = field(
         "of .bin files: headed (256 int32 before the tokens), headerless uint16 or uint32; "
         "auto: headed where a header is, else uint16 when the vocabulary fits"
@@ -236,10 +239,10 @@ class TokenShards(Rows):
         "unknown; auto: index where there is one, else none"
     )
 
-    @model_validator(mode="after")
-    def _one_evaluation(self) -> Self:
-        check_one_evaluation(self.eval_path, self.split)
-        return self
+    @field_validator("eval_path")
+    @classmethod
+    def _one_evaluation(cls, eval_path: Any, info: ValidationInfo) -> Any:
+        return check_one_evaluation(eval_path, info)
 
     def build(
         self,
@@ -287,31 +290,51 @@ class Stage(Config):
     """Other weights from some step on."""
 
     from_step: Positive = field("the step at which these weights begin")
-    weights: dict[str, PositiveReal] = field("source -> weight; a source left out is not read")
+    weights: dict[str, NonNegative] = field("source -> weight; a source left out is not read")
+
+
+def check_weights(weights: dict[str, float], info: ValidationInfo) -> None:
+    """ValueError for weights of sources that are not there, or that are all zero."""
+    sources = info.data.get("sources")
+    unknown = sorted(set(weights) - set(sources or weights))
+    if unknown:
+        raise ValueError(
+            f"no source is called {', '.join(unknown)}; the sources are {', '.join(sources or [])}"
+        )
+    if not any(weights.values()):
+        raise ValueError("no source has a weight above 0")
 
 
 class Mixture(Data):
     """Several sources by weight, exact over every block of examples."""
 
     sources: dict[str, Data] = field("name -> what is read")
-    weights: dict[str, PositiveReal] = field("source -> weight, from the first step on")
+    weights: dict[str, NonNegative] = field("source -> weight, from the first step on")
     stages: list[Stage] = field("later changes of the weights, in order of their steps")
     block: Positive = field("examples over which the weights are exact (rounded to whole examples)")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if not self.sources:
-            raise ValueError("sources is empty; add one with +data@data.sources.NAME=OPTION")
-        steps = [0, *(stage.from_step for stage in self.stages)]
-        for before, after in pairwise(steps):
+    @field_validator("sources")
+    @classmethod
+    def _some_source(cls, sources: dict[str, Data]) -> dict[str, Data]:
+        if not sources:
+            raise ValueError("no source; add one with '+data@data.sources.NAME=OPTION'")
+        return sources
+
+    @field_validator("weights")
+    @classmethod
+    def _known_weights(cls, weights: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        check_weights(weights, info)
+        return weights
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_in_order(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
+        for before, after in pairwise([0, *(stage.from_step for stage in stages)]):
             if after <= before:
                 raise ValueError(f"stages must be in order of steps, but from_step={after} follows {before}")
-        for weights in [self.weights, *(stage.weights for stage in self.stages)]:
-            unknown = sorted(set(weights) - set(self.sources))
-            if unknown or not weights:
-                named, known = ", ".join(unknown) or "nothing", ", ".join(self.sources)
-                raise ValueError(f"weights name {named}, but the sources are {known}")
-        return self
+        for stage in stages:
+            check_weights(stage.weights, info)
+        return stages
 
     def build(
         self,

@@ -118,6 +118,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     for key, value in description.items():
         if not isinstance(value, dict):
             table.add_row(key.replace("_", " "), _shown(value))
+        elif not any(isinstance(part, dict) for part in value.values()) and key not in ("train", "eval"):
+            table.add_row(key.replace("_", " "), ", ".join(f"{k} {_shown(v)}" for k, v in value.items()))
     table.add_row("epoch", f"{report['examples_per_epoch']:,} rows, {report['tokens_per_epoch']:,} tokens")
     packing = report["packing"]
     table.add_row(

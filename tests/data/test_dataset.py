@@ -108,9 +108,10 @@ def test_split_does_not_move_when_documents_are_added(tmp_path):
 
 def test_evaluation_text_apart(tmp_path):
     (tmp_path / "valid.txt").write_text("the text to evaluate on")
-    changes = {"eval_path": str(tmp_path / "valid.txt"), "split": None, "document_boundary": "none"}
+    changes = {"eval_path": str(tmp_path / "valid.txt"), "document_boundary": "none"}
     dataset = build(text_data(tmp_path, "text to train on " * 10, **changes))
     assert eval_targets(dataset) == b"he text to evaluate on"
+    assert dataset.description["train"]["tokens"] == 170
 
 
 def test_the_cache_is_reused_told_and_renewed(tmp_path, caplog):
@@ -188,11 +189,6 @@ def test_nothing_to_evaluate_on(tmp_path):
             "text",
             {"path": "x", "windows": "random", "packing": "concat"},
             "windows=random goes with packing=stream",
-        ),
-        (
-            "text",
-            {"path": "x", "eval_path": "y"},
-            "eval_path and split both say what to evaluate on; set split=null",
         ),
         ("tokens", {"path": "x", "split": None}, "nothing says what to evaluate on"),
         ("text", {"path": "x", "packing": "tight"}, "'stream', 'concat', 'best_fit' or 'none'"),

@@ -152,14 +152,14 @@ def test_packed_and_plain_sources_share_batches(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights": {"a": 1, "x": 1}}, "weights name x, but the sources are a, b, c"),
-        ({"weights": {}}, "weights name nothing"),
-        ({"sources": {}}, "sources is empty"),
+        ({"weights": {"a": 1, "x": 1}}, "no source is called x; the sources are a, b, c"),
+        ({"weights": {}}, "no source has a weight above 0"),
+        ({"sources": {}}, "no source; add one with"),
         (
             {"stages": [{"from_step": 5, "weights": {"a": 1}}, {"from_step": 5, "weights": {"b": 1}}]},
             "from_step=5 follows 5",
         ),
-        ({"weights": {"a": -1}}, "greater than 0"),
+        ({"weights": {"a": -1}}, "greater than or equal to 0"),
     ],
 )
 def test_contradictions(changes, message):
