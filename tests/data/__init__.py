@@ -6,12 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from lmx.config.component import Config
 from lmx.data import Data, Tokenizer
-from tests.support import ROOT, read_option
 
-SHARED = ROOT / "../shared/data"
+CONF = Path(__file__).parents[2] / "conf"
+SHARED = Path(__file__).parents[2] / "../shared/data"
+
+
+def read_option(group: str, option: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One YAML of conf/ with `changes` applied (dotted keys)."""
+    tree = OmegaConf.load(CONF / group / f"{option}.yaml")
+    for key, value in (changes or {}).items():
+        OmegaConf.update(tree, key, value)
+    found = OmegaConf.to_container(tree)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 class _Root(Config):

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from lmx.data import Mixture
 from lmx.data.loader import batches
 from lmx.data.mixture import Plan, block_counts, interleave
-from tests.data import byte_tokenizer
-from tests.support import read_option
+from tests.data import byte_tokenizer, read_option
 
 weights_of = st.lists(st.integers(1, 50), min_size=1, max_size=5)
 

@@ -15,8 +15,7 @@ from omegaconf import OmegaConf
 
 from lmx.data import bpe
 from lmx.data.tokenizers import ByteTokenizer, TiktokenTokenizer, save_ranks
-from tests.data import byte_tokenizer, shared, tokenizer_config
-from tests.support import CONF
+from tests.data import CONF, byte_tokenizer, shared, tokenizer_config
 
 text = st.text(max_size=80)
 GPT2 = tokenizer_config("gpt2").pattern
