@@ -28,7 +28,12 @@ def evaluate(composed: Any, run_dir: Path) -> float:
         longest = loaded.config.model.max_length()
         if longest is not None and length > longest:
             raise ValueError(f"sequence_length={length}: the model has {longest} positions")
-        dataset = data.build(loaded.tokenizer, sequence_length=length, seed=trainer.seed)
+        dataset = data.build(
+            loaded.tokenizer,
+            sequence_length=length,
+            seed=trainer.seed,
+            global_batch_size=trainer.batch_sequences(),
+        )
     limit = config.sequences
     stream = eval_batches(
         dataset,

@@ -76,8 +76,8 @@ class Run:
                 _configure_jax(self.config)
                 # Text is read and tokenised while the parts are built and the initial state is compiled.
                 reading: Future = reader.submit(_read_data, self.config)
-                epoch = reading.result()[1].tokens_per_epoch if trainer.epochs else 0
-                self.total = total_steps(trainer, tokens_per_epoch=epoch)
+                epoch = reading.result()[1].examples_per_epoch if trainer.epochs else 0
+                self.total = total_steps(trainer, examples_per_epoch=epoch)
                 self.parts: Parts = build(self.config, total_steps=self.total)
                 state = None if resume else make_state(self.config, self.parts)
                 self.tokenizer, self.dataset = reading.result()
@@ -385,8 +385,14 @@ class Run:
 
 def _read_data(config: TrainConfig) -> tuple[Any, Any]:
     tokenizer = config.tokenizer.build()
-    length, seed = config.trainer.sequence_length, config.trainer.seed
-    return tokenizer, config.data.build(tokenizer, sequence_length=length, seed=seed)
+    trainer = config.trainer
+    dataset = config.data.build(
+        tokenizer,
+        sequence_length=trainer.sequence_length,
+        seed=trainer.seed,
+        global_batch_size=trainer.batch_sequences(),
+    )
+    return tokenizer, dataset
 
 
 def _configure_jax(config: TrainConfig) -> None:
