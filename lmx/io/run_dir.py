@@ -19,6 +19,7 @@ import logging
 import os
 import platform
 import threading
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,7 +84,8 @@ class RunDir:
         for thread in self._writing:
             thread.join()
         self._writing.clear()
-        if self._lock is not None:
+        if self._lock is not None and not self._lock.closed:
+            self._lock.truncate(0)
             self._lock.close()
 
     def write_config(self, tree: dict[str, Any], overrides: list[str]) -> None:
@@ -194,8 +196,13 @@ def _lock(path: Path) -> IO[str]:
 
 
 def _read_holder(handle: IO[str]) -> str:
-    handle.seek(0)
-    return handle.read().strip() or "another process"
+    """What the holder wrote; it may have taken the lock a moment ago and be about to write."""
+    for _ in range(20):
+        handle.seek(0)
+        if said := handle.read().strip():
+            return said
+        time.sleep(0.05)
+    return "another process"
 
 
 def holder(path: Path) -> str | None:

@@ -22,7 +22,7 @@ from typing import Any
 from lmx.config.errors import RequestError
 from lmx.io.config import Logging
 from lmx.io.files import to_json, to_plain
-from lmx.io.progress import Progress
+from lmx.io.progress import Progress, one_line
 
 _CLOSING_S = 60.0
 """How long the end of a run waits for a dashboard."""
@@ -59,9 +59,10 @@ class Sinks:
         logging.getLogger("lmx").addHandler(self._handler)
 
     def scalars(self, step: int, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl and of the dashboards; in JSON, numbers that are not finite become text."""
+        """A row of metrics.jsonl, log.txt and dashboards; in JSON, numbers that are not finite become text."""
         if self._metrics is not None:
             self._metrics.write(to_json({"step": step, **row}))
+        self._note(f"step {step}  {one_line(row)}")
         if self._boards is not None:
             self._boards.put("scalars", step, row)
 

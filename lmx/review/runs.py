@@ -124,9 +124,10 @@ def _under(name: str, known: Sequence[Path]) -> list[Path]:
             raise RequestError(f"{name}: {len(hits)} runs have this name; give the path of one:\n{lines}")
         if hits:
             return hits
-    near = difflib.get_close_matches(
-        name, [run.name for run in known] + [str(run) for run in known], n=3, cutoff=0.4
+    words = dict.fromkeys(
+        word for run in known for word in (read_summary(run).get("name"), run.name, str(run))
     )
+    near = difflib.get_close_matches(name, [word for word in words if isinstance(word, str)], n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else "; `lmx runs` lists those there are"
     raise RequestError(f"{name}: there is no such run{hint}")
 
