@@ -45,7 +45,13 @@ def answer(arguments: Sequence[str]) -> int:
     if not equals:
         action, shell = "install", word
     if action == "uninstall" and shell in SCRIPTS:
-        print("complete -r lmx" if shell == "bash" else "compdef -d lmx" if shell == "zsh" else "complete -e lmx")
+        print(
+            "complete -r lmx"
+            if shell == "bash"
+            else "compdef -d lmx"
+            if shell == "zsh"
+            else "complete -e lmx"
+        )
         return 0
     if action not in ("install", "query") or shell not in SCRIPTS:
         print(f"lmx --completion: which of {', '.join(SCRIPTS)}?", file=sys.stderr)
@@ -85,7 +91,16 @@ def _families(before: Sequence[str], word: str, names: Sequence[str]) -> list[st
     return []
 
 
-_FLAGS = ("--help", "--cfg", "--resolve", "--multirun", "--config-dir", "--config-name", "--info", "--package")
+_FLAGS = (
+    "--help",
+    "--cfg",
+    "--resolve",
+    "--multirun",
+    "--config-dir",
+    "--config-name",
+    "--info",
+    "--package",
+)
 
 
 def _in_command(name: str, rest: Sequence[str], word: str) -> list[str]:

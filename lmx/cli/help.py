@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def command_page(command: Command, arguments: Sequence[str] = ()) -> str:
     from lmx.config.files import conf_dir
 
     folders = [conf_dir()]
-    for flag, value in zip(arguments, arguments[1:], strict=False):
+    for flag, value in pairwise(arguments):
         if flag in ("--config-dir", "-cd"):
             folders.append(Path(value))
         if flag in ("--config-path", "-cp"):

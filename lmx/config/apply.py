@@ -92,7 +92,7 @@ def _node(cfg: Any, key: str) -> Any:
         if isinstance(cfg, DictConfig) and not (
             cfg._is_none() or cfg._is_missing() or cfg._is_interpolation()
         ):
-            if part not in cfg.keys():
+            if part not in list(cfg):
                 return UNSET
             cfg = cfg._get_node(part)
         elif isinstance(cfg, ListConfig) and part.isdigit() and int(part) < len(cfg):

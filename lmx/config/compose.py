@@ -79,7 +79,9 @@ def load(
     `conf` is the folder of the primary configuration (the packaged one), `config_dir` one more to search,
     `primary` the name of the primary file where it is not the command's.
     """
-    composer = Composer(command, schema, conf=conf, config_dir=config_dir, primary=primary, overrides=overrides)
+    composer = Composer(
+        command, schema, conf=conf, config_dir=config_dir, primary=primary, overrides=overrides
+    )
     composed, problems = composer.check(overrides)
     if composed is None:
         raise ConfigError(problems, command)
@@ -154,7 +156,6 @@ class Composer(Generic[Schema]):
         assert checked.config is not None
         return Composed(checked.config, plain(checked.config, resolved.tree), lines, self.schema, find), []
 
-
     def of_job(self, cfg: DictConfig, overrides: Sequence[str]) -> Composed[Schema]:
         """The configuration that Hydra composed for a job; ConfigError where it does not hold."""
         resolved = resolve(cfg)
@@ -210,12 +211,14 @@ def _check_searchpath(
     problems = []
     if config_dir is not None and not os.path.isdir(place.config_dir or ""):
         problems.append(
-            Problem(f"--config-dir {config_dir}", "there is no such folder", origin="command line", kind="path")
+            Problem(
+                f"--config-dir {config_dir}", "there is no such folder", origin="command line", kind="path"
+            )
         )
     paths: list[str] | None = None
     for line in overrides:
         if line.lstrip("+").startswith("hydra.searchpath="):
-            value = OmegaConf.create(yaml.safe_load("x: " + line.partition("=")[2]))["x"]
+            value = yaml.safe_load("x: " + line.partition("=")[2])["x"]
             paths = [str(item) for item in ([value] if isinstance(value, str) else value or [])]
             for path in paths:
                 folder = path.removeprefix("file://")

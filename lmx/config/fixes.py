@@ -69,7 +69,9 @@ def _like(spot: Spot, value: Any) -> Iterator[Any]:
 
 def _numbers_in(text: str) -> Iterator[Any]:
     """The number that a text starts with, with its suffix (`2 hours`: `2h`; `100 steps`: 100)."""
-    match = re.match(r"([+-]?\d+(?:[._]\d+)*(?:[eE][+-]?\d+)?)([A-Za-z]?)", text.replace(" ", "").replace(",", "."))
+    match = re.match(
+        r"([+-]?\d+(?:[._]\d+)*(?:[eE][+-]?\d+)?)([A-Za-z]?)", text.replace(" ", "").replace(",", ".")
+    )
     if match is None or match[1].count(".") > 1:
         return
     digits = match[1].replace("_", "")

@@ -238,7 +238,9 @@ def _group_problem(tree: Tree, override: Override, choices: dict[str, Any]) -> P
         shown = f"the options are {', '.join(options)}" if options else "the group has none"
         return problem(f"no such option; {shown}", fix, "unknown_option")
     if listed and (override.is_add() or override.is_force_add()):
-        return problem("the group is there already; it is chosen without +", write_override(key, value), "group")
+        return problem(
+            "the group is there already; it is chosen without +", write_override(key, value), "group"
+        )
     if override.is_force_add():
         return problem("an option is added with one +", write_override(key, value, "+"), "group")
     if not listed and not override.is_add():

@@ -227,9 +227,9 @@ def differences(old: Any, new: Any, schema: type[Config]) -> list[Difference]:
         left, right = before.get(key, UNSET), after.get(key, UNSET)
         if type(left) is type(right) and left == right:
             continue
-        if isinstance(left, int | float) and isinstance(right, int | float) and left == right:
-            if isinstance(left, bool) == isinstance(right, bool):
-                continue
+        numbers = all(isinstance(side, int | float) and not isinstance(side, bool) for side in (left, right))
+        if numbers and left == right:
+            continue
         spot = spot_of(schema, key, old if key in before else new)
         found.append(Difference(key, left, right, spot.effect if spot else "numerics"))
     return found

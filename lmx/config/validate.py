@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -13,15 +13,17 @@ from lmx.config.errors import UNSET, Problem, show_value
 from lmx.config.resolve import HOLE
 from lmx.config.schema import classes_at, fields_of, literals, pick, spot_of
 
+Schema = TypeVar("Schema", bound=Config)
 
-class Checked(NamedTuple):
+
+class Checked(NamedTuple, Generic[Schema]):
     """The validated object, or the problems that stand against it."""
 
-    config: Config | None
+    config: Schema | None
     problems: list[Problem]
 
 
-def validate(schema: type[Config], tree: Mapping[str, Any]) -> Checked:
+def validate(schema: type[Schema], tree: Mapping[str, Any]) -> Checked[Schema]:
     """Checks every field; keys whose value is a HOLE are passed over, they have their own problem."""
     try:
         return Checked(schema.model_validate(tree), [])

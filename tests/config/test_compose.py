@@ -37,7 +37,13 @@ def test_the_object_is_typed_and_the_tree_is_plain():
     assert composed.tree["duration"] == 7200.0
     assert composed.tree["data"]["weights"] == {"web": 1.0, "code": 2.0, "books": 3.0}
     assert composed.tree["name"] == "big"
-    assert composed.overrides == ["model=big", "optimizer=sgd", "steps=1.5k", "duration=2h", "+data.weights.books=3"]
+    assert composed.overrides == [
+        "model=big",
+        "optimizer=sgd",
+        "steps=1.5k",
+        "duration=2h",
+        "+data.weights.books=3",
+    ]
 
 
 def test_hydras_own_overrides_are_no_part_of_the_job():
@@ -94,7 +100,9 @@ def test_every_key_of_the_tree_has_an_origin_that_exists():
 
 
 def test_everything_wrong_is_reported_at_once():
-    problems = refused("model=bgi", "model.n_layer=3", "steps=x", "+zzz=1", "optimizer.betas=[2,0.9]", "a b", "data=ask")
+    problems = refused(
+        "model=bgi", "model.n_layer=3", "steps=x", "+zzz=1", "optimizer.betas=[2,0.9]", "a b", "data=ask"
+    )
     assert {p.key for p in problems} == {
         "a b", "model", "model.n_layer", "steps", "zzz", "optimizer.betas.0", "data.path",
     }  # fmt: skip

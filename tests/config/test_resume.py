@@ -64,7 +64,9 @@ def test_another_option_is_refused_key_by_key(run):
 
 
 def test_the_same_value_written_otherwise_is_no_change(run):
-    assert resumed(run, "model.n_layers=12", "optimizer.learning_rate=1e-1", "optimizer=sgd").config.steps == 100
+    assert (
+        resumed(run, "model.n_layers=12", "optimizer.learning_rate=1e-1", "optimizer=sgd").config.steps == 100
+    )
 
 
 def test_an_experiment_cannot_be_put_upon_a_run(run):

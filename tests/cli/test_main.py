@@ -1,0 +1,200 @@
+"""The command line as a whole: help, unknown commands, completion, what is imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmx.cli.completion import candidates
+from lmx.cli.main import COMMANDS, available, command, find, run, unknown
+
+ROOT = Path(__file__).parents[2]
+
+
+def lmx(*words: str, cwd: Path | None = None, **environment: str):
+    return subprocess.run(
+        [sys.executable, "-m", "lmx", *words],
+        cwd=cwd or ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (["--help"], {}),
+        (["train", "--help"], {}),
+        (["train", "model.n_layer=3"], {}),
+        (["train", "--cfg", "job", "--resolve"], {}),
+        (["trian"], {}),
+        (["-sc", "query=bash"], {"COMP_LINE": "lmx train model.n"}),
+    ],
+)
+def test_nothing_of_jax_is_imported_for_answers_about_configuration(words, environment, tmp_path):
+    code = (
+        "import sys\nfrom lmx.cli.main import run\n"
+        f"code = run({words!r})\n"
+        "heavy = {'jax', 'numpy', 'optax', 'grain', 'orbax', 'matplotlib', 'tensorboardX'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.rstrip().endswith("HEAVY []")
+
+
+def test_help_of_the_front_page_needs_next_to_nothing():
+    code = "import sys\nfrom lmx.cli.main import run\nrun(['--help'])\n"
+    code += "assert not {'hydra', 'pydantic', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_front_page_names_every_command(capsys):
+    assert run(["--help"]) == 0
+    page = capsys.readouterr().out
+    for name, entry in available().items():
+        assert name in page
+        assert entry.summary in page
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_every_command_has_its_parts(name):
+    this = command(name)
+    assert this.name == name
+    assert this.summary == COMMANDS[name].summary
+    assert (ROOT / "conf" / f"{this.primary}.yaml").is_file()
+    assert this.schema_class().model_fields
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_every_command_has_a_page(name):
+    from lmx.cli.help import command_page
+
+    page = command_page(command(name))
+    assert page.startswith(f"lmx {name}: ")
+    assert max(len(line) for line in page.splitlines()) <= 110
+
+
+def test_the_page_of_train_shows_groups_options_and_five_examples():
+    from lmx.cli.help import command_page
+
+    page = command_page(command("train"))
+    for group in (
+        "model",
+        "optimizer",
+        "schedule",
+        "mesh",
+        "data",
+        "tokenizer",
+        "trainer",
+        "checkpoint",
+        "logging",
+    ):
+        assert f"\n  {group}\n" in page
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert f" {path.stem} " in page or f" {path.stem}\n" in page
+    assert len(command("train").examples) == 5
+
+
+def test_unknown_commands_name_the_nearest():
+    done = lmx("trian", "model=gpt2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("lmx: there is no command 'trian'\n    try: lmx train model=gpt2\n")
+    assert "try: lmx train model=gpt2" in unknown(["model=gpt2"])
+    assert "which of prepare, inspect?" in unknown(["data"])
+    assert "try: lmx data inspect" in unknown(["data", "inpect"])
+
+
+def test_commands_of_two_words_are_found():
+    assert find(["data", "inspect", "step=3"]) == ("data inspect", ["step=3"])
+    assert find(["train"]) == ("train", [])
+    assert find(["zzz"]) == (None, [])
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    shell = f"{sys.executable} -m lmx train --help | head -1"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("lmx tra", ["train "]),
+        ("lmx data ", ["inspect ", "prepare "]),
+        ("lmx train mod", ["model.", "model="]),
+        ("lmx train mesh=", ["mesh=dp ", "mesh=fsdp ", "mesh=fsdp_tp ", "mesh=single "]),
+        ("lmx train model=gpt2 optimizer=mu", ["optimizer=muon "]),
+        ("lmx train output=", ["output=json ", "output=text "]),
+        ("lmx train model.tie_embeddings=f", ["model.tie_embeddings=false "]),
+        ("lmx train trainer.global_b", ["trainer.global_batch_size="]),
+        ("lmx train --cf", ["--cfg "]),
+        ("lmx train -m trainer.compute_dtype=bf", ["trainer.compute_dtype=bfloat16 "]),
+    ],
+)
+def test_completion(line, expected):
+    assert candidates(line) == expected
+
+
+def test_completion_works_in_bash(tmp_path):
+    script = tmp_path / "try.sh"
+    script.write_text(
+        f'lmx() {{ {sys.executable} -m lmx "$@"; }}\n'
+        'eval "$(lmx --completion bash)"\n'
+        "try() { COMP_LINE=$1; COMP_POINT=${#1}; COMPREPLY=(); _lmx_complete; printf '%s\\n' \"${COMPREPLY[*]}\"; }\n"
+        "try 'lmx tra'\n"
+        "try 'lmx train mesh=fs'\n"
+        "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}\n"
+        "try 'lmx train mesh=fs'\n"
+    )
+    done = subprocess.run(
+        ["bash", str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split("\n")[:3] == ["train ", "fsdp  fsdp_tp ", "mesh=fsdp  mesh=fsdp_tp "]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_a_script(shell, capsys):
+    assert run(["--completion", shell]) == 0
+    first = capsys.readouterr().out
+    assert f"query={shell}" in first
+    assert run(["-sc", f"install={shell}"]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_an_unknown_shell_is_refused(capsys):
+    assert run(["--completion", "tcsh"]) == 2
+    assert "bash, zsh, fish" in capsys.readouterr().err
+
+
+def test_lmx_schema_writes_a_schema_for_every_group(tmp_path):
+    done = lmx("schema", f"to={tmp_path}/schemas", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = {path.stem for path in (tmp_path / "schemas").glob("*.json")}
+    assert {
+        "train",
+        "model",
+        "optimizer",
+        "schedule",
+        "mesh",
+        "data",
+        "tokenizer",
+        "trainer",
+        "experiment",
+    } <= written
+    assert [p.name for p in tmp_path.iterdir()] == ["schemas"]
