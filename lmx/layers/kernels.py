@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmx.layers import loss, scores
+from lmx.layers import cpu, loss, scores
 from lmx.layers.activations import ACTIVATIONS
 from lmx.layers.loss import Head, Losses
 
@@ -67,12 +67,14 @@ def build(config: Kernels, platform: str, n_devices: int) -> KernelSet:
         return loss.token_losses(hidden_BTD, head, targets_BT, chunks=chunks(hidden_BTD, head))
 
     blockwise = partial(scores.blockwise, blocks=config.attention_blocks)
-    attention = {"dot_product": scores.dot_product, "blockwise": blockwise}
-    einsum = {"plain": plain_einsum}
-    activation = {"plain": ACTIVATIONS}
-    attention |= {"plain": blockwise, "cpu": blockwise}
-    einsum |= {"cpu": plain_einsum}
-    activation |= {"cpu": ACTIVATIONS}
+    einsum = {"plain": plain_einsum, "cpu": cpu.einsum}
+    activation = {"plain": ACTIVATIONS, "cpu": cpu.CPU_ACTIVATIONS}
+    attention = {
+        "dot_product": scores.dot_product,
+        "blockwise": blockwise,
+        "plain": blockwise,
+        "cpu": partial(cpu.attention, blocks=config.attention_blocks),
+    }
     return KernelSet(
         einsum=einsum[chosen("products")],
         activation=activation[chosen("activations")],
