@@ -47,6 +47,23 @@ def clip(clip_norm: float | None) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
+def only_float32(
+    name: str, rule: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+    """Refuses parameters of other dtypes: the rule keeps running sums in the dtype of the parameters."""
+
+    def init(params: Tree) -> Any:
+        others = {str(p.dtype) for p in jax.tree.leaves(params)} - {"float32"}
+        if others:
+            raise ValueError(
+                f"optimizer={name} keeps running sums as precise as the parameters, and {', '.join(others)} "
+                "loses them; set trainer.param_dtype=float32"
+            )
+        return rule.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, rule.update)
+
+
 def _float32(gradient: jax.Array, factor: jax.Array | None) -> jax.Array:
     gradient = gradient.astype(jnp.float32)
     return gradient if factor is None else gradient * factor

@@ -284,9 +284,14 @@ class ScheduleFreeAdamW(Optimizer):
         """See `Optimizer.build`."""
         from optax import contrib
 
+        from lmx.optim.assemble import only_float32
+
         # Its count starts at 1, the schedule's at 0.
         rate = lambda count: self.learning_rate * schedule(count - 1)
-        return contrib.schedule_free(super().build(specs, schedule), rate, self.b1, self.weight_power)
+        base = super().build(specs, schedule)
+        return only_float32(
+            "schedule_free_adamw", contrib.schedule_free(base, rate, self.b1, self.weight_power)
+        )
 
     def direction(self, specs: Tree) -> optax.GradientTransformation:
         """See `Optimizer.direction`."""
@@ -332,15 +337,13 @@ class Prodigy(Optimizer):
         import optax
         from optax import contrib
 
-        from lmx.optim.assemble import clip
+        from lmx.optim.assemble import clip, only_float32
 
-        return optax.chain(
-            clip(self.clip_norm),
-            contrib.prodigy(
-                lambda count: self.learning_rate * schedule(count),
-                (self.b1, self.b2),
-                eps=self.epsilon,
-                estim_lr0=self.first_estimate,
-                weight_decay=self.weight_decay,
-            ),
+        rule = contrib.prodigy(
+            lambda count: self.learning_rate * schedule(count),
+            (self.b1, self.b2),
+            eps=self.epsilon,
+            estim_lr0=self.first_estimate,
+            weight_decay=self.weight_decay,
         )
+        return only_float32("prodigy", optax.chain(clip(self.clip_norm), rule))

@@ -94,7 +94,7 @@ def test_the_table_covers_all_parameters_once():
         ),
         (
             {"path": "*.bias"},
-            r"groups.mine has no effect: the groups before it \(vectors\) take all .*~optimizer.groups.vectors",
+            r"groups.mine has no effect: .* before it \(vectors\) take all .*~optimizer.groups.vectors",
         ),
     ],
 )
@@ -111,9 +111,10 @@ def test_a_model_without_scales_and_biases_takes_the_default_groups():
     assert [row.group for row in optimizer_config("adamw").table(specs)] == ["all others"]
 
 
-@pytest.mark.parametrize(
-    "match", [{}, {"path": "a", "kind": "matrix"}, {"pattern": "a"}, "layers.*", {"kind": "bias"}]
-)
+WRONG = [{}, {"path": "a", "kind": "matrix"}, {"pattern": "a"}, "layers.*", {"kind": "bias"}]
+
+
+@pytest.mark.parametrize("match", WRONG)
 def test_a_match_is_one_of_path_axes_and_kind(match):
     with pytest.raises(ValidationError) as error:
         optimizer_config("adamw", groups={"mine": group(match)})

@@ -14,6 +14,7 @@ from tests.optim.toy import (
     max_difference,
     optimizer_config,
     run,
+    runner,
     toy_params,
     toy_specs,
 )
@@ -31,8 +32,9 @@ def test_stacked_layers_are_as_separate_ones(name):
     layer = lambda tree, i: tree | {"layers": [jax.tree.map(lambda x: x[i : i + 1], tree["layers"][0])]}
     optimizer = optimizer_config(name, clip_norm=None, **SMALL[name])
     together, _ = run(optimizer, stacked, params, gradients)
+    separate = runner(optimizer, toy_specs(n_layers=1))
     for i in range(3):
-        alone, _ = run(optimizer, toy_specs(n_layers=1), layer(params, i), [layer(g, i) for g in gradients])
+        alone, _ = separate(layer(params, i), [layer(g, i) for g in gradients])
         assert max_difference(layer(together, i), alone) < 2e-6
 
 

@@ -24,7 +24,7 @@ specs, params = toy_specs(), toy_params()
 gradients = [gradients_like(params, i) for i in range(3)]
 laid = shardings(specs, mesh, rules)
 results = {}
-for name in options("optimizer"):
+for name in ("adamw", "muon", "adafactor", "schedule_free_adamw"):
     changes = {"min_size": 8} if name == "adafactor" else {}
     if name == "muon":
         changes["newton_schulz"] = read_option("optimizer", name)["newton_schulz"] | {"dtype": "float32"}
@@ -34,10 +34,13 @@ for name in options("optimizer"):
     where = state_shardings(tx, params, laid, mesh)
     split = jax.device_put(params, laid)
     state = jax.jit(tx.init, out_shardings=where)(split)
-    step = jax.jit(tx.update, out_shardings=(laid, where))
+    def step(gradient, state, params):
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(step, out_shardings=(laid, where))
     for gradient in gradients:
-        updates, state = step(jax.device_put(gradient, laid), state, split)
-        split = jax.jit(optax.apply_updates, out_shardings=laid)(split, updates)
+        split, state = step(jax.device_put(gradient, laid), state, split)
     query = [x for x in jax.tree.leaves(state) if x.shape == (2, 16, 4, 8)]
     results[name] = {
         "difference": max_difference(single, split),
@@ -47,8 +50,7 @@ for name in options("optimizer"):
 print(json.dumps(results))
 """
 
-MOMENTS = {"adamw": 2, "nadamw": 2, "muon": 1, "lion": 1, "sgd": 1, "adafactor": 0, "lamb": 2, "ademamix": 3}
-MOMENTS |= {"schedule_free_adamw": 2, "prodigy": 4}
+MOMENTS = {"adamw": 2, "muon": 1, "adafactor": 0, "schedule_free_adamw": 2}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,15 @@ import pytest
 
 from lmx.optim.muon import matrix_layout, orthogonalise, polynomials, update_scale
 from lmx.params import Init, Param
-from tests.optim.toy import gradients_like, max_difference, optimizer_config, run, toy_params, toy_specs
+from tests.optim.toy import (
+    gradients_like,
+    max_difference,
+    optimizer_config,
+    run,
+    runner,
+    toy_params,
+    toy_specs,
+)
 from tests.support import read_option
 
 START = Init("zeros")
@@ -17,6 +25,11 @@ def exact(**changes):
     """Muon in float32, with some keys changed."""
     knobs = read_option("optimizer", "muon")["newton_schulz"] | {"dtype": "float32"}
     return optimizer_config("muon", **{"newton_schulz": knobs} | changes)
+
+
+def distance(x, y):
+    """As a part of the second's size."""
+    return np.linalg.norm(np.asarray(x) - np.asarray(y)) / np.linalg.norm(y)
 
 
 def polar(x):
@@ -35,7 +48,7 @@ def test_singular_values_are_near_one(shape, coefficients, dtype):
     values = np.linalg.svd(np.asarray(y), compute_uv=False)
     assert (values > 0.65).all()
     assert (values < 1.3).all()
-    assert np.abs(np.asarray(y) - polar(x)).max() < 0.3 * np.abs(polar(x)).max()
+    assert distance(y, polar(x)) < 0.35
 
 
 def test_polar_express_reaches_the_polar_factor_from_small_singular_values():
@@ -81,13 +94,9 @@ def test_updates_are_orthogonal_a_head_or_all_heads_together(heads):
     g = np.asarray(gradients["layers"][0]["attention"]["query"])
     step = np.asarray(params["layers"][0]["attention"]["query"] - after["layers"][0]["attention"]["query"])
     for layer in range(g.shape[0]):
-        if heads == "joint":
-            flat = lambda x, i=layer: x[i].reshape(16, 32)
-            assert np.abs(flat(step) - polar(flat(g))).max() < 0.15
-            assert np.linalg.svd(flat(step), compute_uv=False) == pytest.approx(np.ones(16), abs=0.3)
-        else:
-            for head in range(4):
-                assert np.abs(step[layer, :, head] - polar(g[layer, :, head])).max() < 0.15
+        together = distance(step[layer].reshape(16, 32), polar(g[layer].reshape(16, 32)))
+        each = [distance(step[layer, :, head], polar(g[layer, :, head])) for head in range(4)]
+        assert max(each) < 0.3 < together if heads == "per_head" else together < 0.3 < min(each)
 
 
 def test_stacked_layers_are_as_separate_ones():
@@ -96,10 +105,9 @@ def test_stacked_layers_are_as_separate_ones():
     layer = lambda tree, i: tree | {"layers": [jax.tree.map(lambda x: x[i : i + 1], tree["layers"][0])]}
     changes = {"clip_norm": None, "weight_decay": 0.1}
     together, _ = run(exact(**changes), stacked, params, gradients)
+    separate = runner(exact(**changes), toy_specs(n_layers=1))
     for i in range(3):
-        alone, _ = run(
-            exact(**changes), toy_specs(n_layers=1), layer(params, i), [layer(g, i) for g in gradients]
-        )
+        alone, _ = separate(layer(params, i), [layer(g, i) for g in gradients])
         assert max_difference(layer(together, i), alone) < 2e-6
 
 
@@ -159,5 +167,5 @@ def test_everything_but_matrices_gets_adamw_at_its_own_rate():
     ):
         np.testing.assert_allclose(pick(mixed), pick(pure), atol=1e-7)
     assert max_difference(mixed["layers"][0]["mlp"]["down"], pure["layers"][0]["mlp"]["down"]) > 1e-3
-    with pytest.raises(ValueError, match="optimizer.adamw_also.0.path=router matches no parameter"):
+    with pytest.raises(ValueError, match=r"optimizer.adamw_also.0.path=router matches no parameter"):
         exact(adamw_also=[{"path": "router"}]).build(specs, lambda step: 1.0)

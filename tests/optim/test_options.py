@@ -44,25 +44,16 @@ def test_the_options_are_those_that_are_documented():
     assert options("schedule") == ["constant", "cosine", "inverse_sqrt", "linear", "wsd"]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_takes_steps(name):
-    specs, params = toy_specs(), toy_params()
-    after, _ = run(optimizer_config(name), specs, params, [gradients_like(params, i) for i in range(3)])
-    for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(after), strict=True):
-        assert old.dtype == new.dtype
-        assert np.isfinite(new).all()
-        assert not np.array_equal(old, new)
-
-
 @pytest.mark.parametrize("schedule", options("schedule"))
 def test_every_schedule_drives_an_optimizer(schedule):
-    specs, params = toy_specs(), toy_params()
-    factor = schedule_config(schedule).build(total_steps=10, tokens_per_step=64)
-    gradients = [gradients_like(params)]
-    full, _ = run(optimizer_config("adamw"), specs, params, gradients)
-    scheduled, _ = run(optimizer_config("adamw"), specs, params, gradients, schedule=factor)
-    for p, a, b in zip(*map(jax.tree.leaves, (params, full, scheduled)), strict=True):
-        np.testing.assert_allclose(b - p, (a - p) * factor(0), atol=1e-7)
+    specs = {"head": toy_specs()["head"]}
+    params = toy_params(specs)
+    factor = schedule_config(schedule).build(total_steps=100, tokens_per_step=64)
+    optimizer = optimizer_config("sgd", momentum=None, clip_norm=None, learning_rate=0.1)
+    gradient = gradients_like(params)
+    after, _ = run(optimizer, specs, params, [gradient] * 3, schedule=factor)
+    expected = params["head"] - 0.1 * sum(factor(t) for t in range(3)) * gradient["head"]
+    np.testing.assert_allclose(after["head"], expected, atol=1e-6)
 
 
 RATES = {"sgd": 0.1, "muon": 0.1, "prodigy": 1.0, "lion": 0.02, "lamb": 0.05}
@@ -89,9 +80,12 @@ def test_every_optimizer_minimises_a_quadratic(name):
 
     after, state = train(start)
     assert distance(optimizer.eval_params(state, after)) < 0.02 * distance(start)
+    for old, new in zip(jax.tree.leaves(start), jax.tree.leaves(after), strict=True):
+        assert old.dtype == new.dtype
+        assert not np.array_equal(old, new)
 
 
-@pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n not in ("prodigy", "ademamix")])
+@pytest.mark.parametrize("name", ["adamw", "muon", "lion", "adafactor", "schedule_free_adamw"])
 def test_moments_in_bfloat16_follow_those_in_float32(name):
     specs, params = toy_specs(), toy_params()
     gradients = [gradients_like(params, i) for i in range(4)]
@@ -107,15 +101,24 @@ def test_moments_in_bfloat16_follow_those_in_float32(name):
     assert sum(apart) < 0.05 * sum(travelled)
 
 
-@pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n != "prodigy"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor", "ademamix", "sgd"])
 def test_parameters_in_bfloat16_keep_their_dtype_and_that_of_the_state(name):
     specs = toy_specs()
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), toy_params())
     tx = optimizer_config(name).build(specs, full_rate)
     state = tx.init(params)
-    updates, after = jax.jit(tx.update)(gradients_like(params), state, params)
+    updates, after = jax.eval_shape(tx.update, gradients_like(params), state, params)
     assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
-    assert {x.dtype for x in jax.tree.leaves(optax.apply_updates(params, updates))} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
+    sums = jax.eval_shape(optax.apply_updates, params, updates)
+    assert {x.dtype for x in jax.tree.leaves(sums)} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("name", ["prodigy", "schedule_free_adamw"])
+def test_sums_that_bfloat16_would_swallow_are_refused(name):
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), toy_params())
+    with pytest.raises(ValueError, match=rf"optimizer={name} .* trainer.param_dtype=float32"):
+        optimizer_config(name).build(toy_specs(), full_rate).init(params)
 
 
 def test_bfloat16_moments_that_could_never_shrink_are_refused():

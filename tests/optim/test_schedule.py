@@ -15,9 +15,14 @@ from tests.optim.toy import options, schedule_config
 
 
 def values(config, total, tokens_per_step=1):
-    """The factor at steps 0..total (one past the last)."""
+    """The factor at steps 0..total (one past the last); always computed at 301 steps, so compiled once."""
     factor = config.build(total_steps=total, tokens_per_step=tokens_per_step)
-    return np.asarray(jax.jit(jax.vmap(factor))(jnp.arange(total + 1, dtype=jnp.int32)), np.float64)
+    return np.asarray(factor(jnp.arange(301, dtype=jnp.int32)), np.float64)[: total + 1]
+
+
+def test_a_schedule_can_be_compiled():
+    factor = schedule_config("wsd").build(total_steps=100, tokens_per_step=1)
+    np.testing.assert_allclose(jax.jit(factor)(jnp.int32(90)), factor(90))
 
 
 def test_cosine_is_the_closed_form():
@@ -69,7 +74,7 @@ def test_an_exponential_decay_to_nothing_is_refused():
         config.build(total_steps=10, tokens_per_step=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), name=st.sampled_from(options("schedule")), total=st.integers(1, 300))
 def test_every_schedule_is_bounded_and_continuous(data, name, total):
     warmup = data.draw(st.integers(0, total))

@@ -65,14 +65,27 @@ def toy_params(specs=None, seed=0):
     return map_params(draw, specs or toy_specs())
 
 
-def run(optimizer, specs, params, gradients, *, schedule=full_rate):
-    """Parameters and state after one update for each of `gradients` (trees, or functions of the parameters)."""
+def runner(optimizer, specs, schedule=full_rate):
+    """(params, gradients) -> parameters and state after one update for each of the gradients."""
     tx = optimizer.build(specs, schedule)
-    state, update = tx.init(params), jax.jit(tx.update)
-    for gradient in gradients:
-        updates, state = update(gradient(params) if callable(gradient) else gradient, state, params)
-        params = optax.apply_updates(params, updates)
-    return params, state
+
+    @jax.jit
+    def step(gradient, state, params):
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def run_all(params, gradients):
+        state = tx.init(params)
+        for gradient in gradients:
+            params, state = step(gradient, state, params)
+        return params, state
+
+    return run_all
+
+
+def run(optimizer, specs, params, gradients, *, schedule=full_rate):
+    """`runner`, used once."""
+    return runner(optimizer, specs, schedule)(params, gradients)
 
 
 def max_difference(a, b):
