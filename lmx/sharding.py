@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -35,7 +36,7 @@ def axis_sizes(config: MeshConfig, n_devices: int) -> dict[str, int]:
     return {name: fixed[name] for name in config.axes}
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """The device mesh of a configuration. A mesh of fixed sizes takes the first devices that it needs."""
     devices = list(devices if devices is not None else jax.devices())
     needed = math.prod(size for size in config.axes.values() if size != "auto")

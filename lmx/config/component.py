@@ -83,5 +83,5 @@ def field(description: str, *, effect: Effect = "numerics", unit: str | None = N
     `effect` is `numerics` (the result of a run changes), `throughput` (only its speed or memory does) or
     `bookkeeping` (neither does); a resumed run accepts changes of the last two.
     """
-    extra = {"effect": effect} | ({"unit": unit} if unit else {})
+    extra: Any = {"effect": effect} | ({"unit": unit} if unit else {})
     return Field(description=description, json_schema_extra=extra, **limits)

@@ -146,7 +146,6 @@ def train_program(config: TrainConfig, parts: Parts, *, norms: bool) -> Callable
 
 def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
     """This host's rows of a global batch as its part of global arrays."""
-    if sharding.mesh.size == 1:
-        device = sharding.mesh.devices.flat[0]
-        return jax.tree.map(lambda x: jax.device_put(x, device), batch)
+    if sharding.num_devices == 1:
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), batch)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

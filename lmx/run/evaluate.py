@@ -55,6 +55,7 @@ def evaluate(composed: Any, run_dir: Path) -> float:
     else:
         bits = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
         print(
-            f"loss {found.loss:.4f} nats a token, perplexity {results['perplexity']:.2f}{bits}, over {found.tokens:,} tokens"
+            f"loss {found.loss:.4f} nats a token, perplexity {results['perplexity']:.2f}{bits}, "
+            f"over {found.tokens:,} tokens"
         )
     return found.loss

@@ -59,7 +59,7 @@ class Loaded:
         if tokens_BT.ndim != 2:
             raise ValueError(f"tokens: expected rows of ids [B, T], got shape {tokens_BT.shape}")
         vocab = self.config.model.vocab_size
-        if tokens_BT.size and not (0 <= tokens_BT.min() and tokens_BT.max() < vocab):
+        if tokens_BT.size and (tokens_BT.min() < 0 or tokens_BT.max() >= vocab):
             wrong = int(tokens_BT.max() if tokens_BT.max() >= vocab else tokens_BT.min())
             raise ValueError(f"tokens: id {wrong} is outside the model's vocabulary of {vocab}")
         return jnp.asarray(tokens_BT)

@@ -101,6 +101,10 @@ def layer_norms(params: Tree, grads: Tree, updates: Tree) -> dict[str, Tree]:
     return {"param": of(params), "grad": of(grads), "update": of(updates)}
 
 
+def _moved(average: Tree, params: Tree, part: float) -> Tree:
+    return jax.tree.map(lambda e, p: e + part * (p - e).astype(e.dtype), average, params)
+
+
 def make_train_step(
     model: Model,
     kernels: KernelSet,
@@ -132,9 +136,7 @@ def make_train_step(
             grads, state.opt_state, state.params, grad_norm=grad_norm, step=state.step - state.skipped
         )
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema_decay is not None:
-            ema = jax.tree.map(lambda e, p: e + (1 - ema_decay) * (p - e).astype(e.dtype), ema, params)
+        ema = None if ema_decay is None else _moved(state.ema, params, 1 - ema_decay)
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         missed = (~finite).astype(jnp.int32)
         taken = TrainState(

@@ -85,7 +85,7 @@ def run(model, params, tokens, **more):
 
 def test_causality_by_gradient(variant):
     """No output before position 7 has a gradient with respect to the embedding of token 7."""
-    config, model, params = variant
+    _, model, params = variant
     tokens = np.arange(12, dtype=np.int32)[None]
 
     def early(table):

@@ -9,7 +9,7 @@ import pytest
 
 from lmx import params as param_tree
 from lmx.layers import Kernels
-from lmx.optim import Optimizer, Schedule
+from lmx.optim import Optimizer
 from lmx.train.step import gradients, init_state, make_train_step
 from lmx.types import Batch
 from tests.support import build_model, model_config, read_option
