@@ -82,6 +82,9 @@ def _follows(context: _Context, problem: Problem, problems: Sequence[Problem]) -
     ):
         return True
     raw = context.resolved.raw.get(problem.key)
+    choice = re.fullmatch(r"\$\{hydra:runtime\.choices\.([\w/]+)\}", raw or "")
+    if choice and choice[1].replace("/", ".") in others:
+        return True
     return bool(raw) and any(reference in others for reference in references(raw or "", problem.key))
 
 

@@ -131,7 +131,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     ("line", "expected"),
     [
         ("lmx tra", ["train "]),
-        ("lmx data ", ["inspect ", "prepare "]),
+        ("lmx data ", ["prepare ", "inspect "]),
         ("lmx train mod", ["model.", "model="]),
         ("lmx train mesh=", ["mesh=dp ", "mesh=fsdp ", "mesh=fsdp_tp ", "mesh=single "]),
         ("lmx train model=gpt2 optimizer=mu", ["optimizer=muon "]),
