@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmx.io.records import read_metrics
+from lmx.io.records import read_metrics, read_summary
 
 AXES = {"steps": "step", "tokens": "training tokens", "time": "training time"}
 _UNITS = ((3 * 3600.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))
@@ -83,6 +83,7 @@ def draw_loss(
     labels = names or [run.name for run in runs]
     curves = [read_curve(run, axis=axis, name=name) for run, name in zip(runs, labels, strict=True)]
     drawn = [curve for curve in curves if curve is not None]
+    shown = [run for run, curve in zip(runs, curves, strict=True) if curve is not None]
     if not drawn:
         raise ValueError(f"there is no loss to draw yet in {', '.join(str(run) for run in runs)}")
     x_label = AXES[axis]
@@ -99,10 +100,16 @@ def draw_loss(
     _dress(
         plot,
         x_label,
-        title or (drawn[0].name if alone else f"{len(drawn)} runs"),
+        title or (_title(shown[0]) if alone else f"{len(drawn)} runs"),
         None if alone else "run, last evaluation loss",
     )
     figure.savefig(to)
+
+
+def _title(run: Path) -> str:
+    """The name that the run was given, and its folder's where that tells more."""
+    name = str(read_summary(run).get("name") or run.name)
+    return name if name == run.name else f"{name}  ·  {run.name}"
 
 
 def _in_unit(curves: list[Curve]) -> tuple[list[Curve], str]:
