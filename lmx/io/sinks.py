@@ -54,9 +54,12 @@ class Sinks:
         self.progress = Progress(config.progress if primary else "none", start=start, total=total)
         self._metrics = LineFile(folder / "metrics.jsonl", self._show) if primary else None
         self._log = LineFile(folder / "log.txt", self._show) if primary else None
-        self._boards = Dashboards(folder, config, name=name, tree=tree, start=start) if primary else None
         self._handler = _Spoken(self)
-        logging.getLogger("lmx").addHandler(self._handler)
+        _wake_loggers()
+        logger = logging.getLogger("lmx")
+        self._propagated, logger.propagate = logger.propagate, False  # nothing is said twice
+        logger.addHandler(self._handler)
+        self._boards = Dashboards(folder, config, name=name, tree=tree, start=start) if primary else None
 
     def scalars(self, step: int, row: dict[str, Any]) -> None:
         """A row of metrics.jsonl, log.txt and dashboards; in JSON, numbers that are not finite become text."""
@@ -86,7 +89,9 @@ class Sinks:
         """Writes out all that is queued."""
         if self._boards is not None and (problem := self._boards.close()):
             self.warn(problem)
-        logging.getLogger("lmx").removeHandler(self._handler)
+        logger = logging.getLogger("lmx")
+        logger.removeHandler(self._handler)
+        logger.propagate = self._propagated
         self.progress.close()
         for file in (self._metrics, self._log):
             if file is not None:
@@ -142,6 +147,13 @@ class LineFile:
                 lost = self._waiting.count(b"\n")
                 print(f"WARNING: {self.path}: {lost} lines are lost, the disk refused them", file=sys.stderr)
             os.close(self._handle)
+
+
+def _wake_loggers() -> None:
+    """Undoes what a configuration of logging (Hydra's, before each job) does to loggers that existed before it."""
+    logging.getLogger("lmx").setLevel(logging.INFO)
+    for name in [n for n in logging.root.manager.loggerDict if n == "lmx" or n.startswith("lmx.")]:
+        logging.getLogger(name).disabled = False
 
 
 class _Spoken(logging.Handler):

@@ -69,6 +69,19 @@ def test_words_and_warnings_are_in_the_log_and_warnings_on_the_screen_even_witho
     assert "first" not in shown
 
 
+def test_warnings_are_heard_after_logging_was_configured_anew(tmp_path, capsys):
+    import logging.config
+
+    below = logging.getLogger("lmx.below")
+    level = logging.getLogger().level
+    logging.config.dictConfig({"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True})
+    sinks = open_sinks(tmp_path)
+    below.warning("from below")
+    sinks.close()
+    logging.getLogger().setLevel(level)
+    assert "WARNING: from below" in capsys.readouterr().err
+
+
 def test_a_process_that_is_not_the_primary_one_writes_nothing(tmp_path, capsys):
     knobs = logging_config(progress="lines", tensorboard=True)
     sinks = Sinks(tmp_path, knobs, name="run", tree={}, start=0, total=9, primary=False)
