@@ -15,10 +15,11 @@ from jax.sharding import NamedSharding
 from lmx import params as param_tree
 from lmx.layers.kernels import KernelSet
 from lmx.models.model import Model
+from lmx.optim.layout import state_shardings as optimizer_shardings
 from lmx.run.config import TrainConfig
 from lmx.sharding import check_divisible, make_mesh, make_shard, spec
 from lmx.train.step import init_state, make_train_step
-from lmx.types import Batch, TrainState, Tree
+from lmx.types import Batch, TrainState
 
 
 class Parts(NamedTuple):
@@ -81,7 +82,15 @@ def build(config: TrainConfig, *, total_steps: int) -> Parts:
     abstract_state = jax.eval_shape(
         lambda p: init_state(p, tx, ema=config.optimizer.ema_decay is not None), abstract_params
     )
-    state_shardings = _state_shardings(abstract_state, model.specs, param_shardings, mesh)
+    everywhere = NamedSharding(mesh, jax.P())
+    state_shardings = TrainState(
+        step=everywhere,
+        params=param_shardings,
+        opt_state=optimizer_shardings(tx, abstract_params, param_shardings, mesh),
+        ema=None if config.optimizer.ema_decay is None else param_shardings,
+        skipped=everywhere,
+        skipped_run=everywhere,
+    )
     abstract_state = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract_state, state_shardings
     )
@@ -95,24 +104,6 @@ def build(config: TrainConfig, *, total_steps: int) -> Parts:
         abstract_state=abstract_state,
         state_shardings=state_shardings,
     )
-
-
-def _state_shardings(
-    state: TrainState, specs: Tree, param_shardings: Tree, mesh: jax.sharding.Mesh
-) -> TrainState:
-    """Every array of the optimizer that mirrors a parameter (same path ending, same shape) lies as it does."""
-    replicated = NamedSharding(mesh, jax.P())
-    by_path = param_tree.named_params(specs)
-    flat = dict(zip(by_path, jax.tree.leaves(param_shardings), strict=True))
-
-    def one(path: tuple, leaf: Any) -> NamedSharding:
-        name = param_tree.path_name(path)
-        for param, sharding in flat.items():
-            if name.endswith("." + param) and by_path[param].shape == leaf.shape:
-                return sharding
-        return replicated
-
-    return jax.tree_util.tree_map_with_path(one, state)
 
 
 def make_state(config: TrainConfig, parts: Parts) -> TrainState:

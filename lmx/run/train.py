@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -82,7 +81,9 @@ class Run:
                 state = None if resume else make_state(self.config, self.parts)
                 self.tokenizer, self.dataset = reading.result()
                 self._check_sample()
-            self.dir = RunDir.open(run_path) if resume else RunDir.create(run_path)
+            first = jax.process_index() == 0
+            make = RunDir.open if resume else RunDir.create
+            self.dir = make(run_path, primary=first)
         except Exception:
             _remove_if_empty(run_path)
             raise
@@ -109,7 +110,12 @@ class Run:
         )
         self.throughput = Throughput.of(self.config, self.parts)
         self.dir.write_summary({"status": "running", "name": self.config.name})
-        threading.Thread(target=self._write_provenance, args=(composed.hash,), daemon=True).start()
+        self.dir.write_provenance(
+            config_hash=composed.hash,
+            seed=trainer.seed,
+            devices=[str(d) for d in self.parts.mesh.devices.flat],
+            hosts=jax.process_count(),
+        )
         self.log.say(describe(self.config, self.parts, self.dataset, self.total, self.throughput))
         if resume:
             self.log.say(f"going on after step {self.start}")
@@ -151,14 +157,6 @@ class Run:
     def _prompt(self) -> list[int]:
         ids = [int(i) for i in self.tokenizer.encode(self.config.trainer.sample.prompt)]
         return ids or ([self.tokenizer.eos_id] if self.tokenizer.eos_id is not None else [])
-
-    def _write_provenance(self, config_hash: str) -> None:
-        self.dir.write_provenance(
-            config_hash=config_hash,
-            seed=self.config.trainer.seed,
-            devices=[str(d) for d in self.parts.mesh.devices.flat],
-            hosts=jax.process_count(),
-        )
 
     # ---- steps
 
@@ -331,6 +329,8 @@ class Run:
         if self.checkpoints.due(step, last=True):
             self._save(step, state)
         self.checkpoints.wait()
+        if self.checkpoints.failure is not None:
+            self.log.warn(f"the state after step {step} is not saved: {self.checkpoints.failure}")
         if self.profiling:
             jax.profiler.stop_trace()
         found = self.evaluated[1] if self.evaluated else None
@@ -367,10 +367,13 @@ class Run:
         )
 
     def _draw(self) -> None:
-        if self.config.logging.loss_curve:
+        if self.config.logging.loss_curve and jax.process_index() == 0:
             from lmx.io.curve import draw_loss
 
-            draw_loss([self.dir.path], self.dir.path / "loss.png")
+            try:
+                draw_loss([self.dir.path], self.dir.path / "loss.png")
+            except OSError as error:
+                self.log.warn(f"loss.png could not be written: {error}")
 
     def abandon(self, error: BaseException) -> None:
         """What can still be done when the run fails: pending saves are finished, and the summary says so."""
