@@ -347,7 +347,7 @@ class Run:
         self._draw()
         self.log.close()
         if status == "done":
-            print(_result(results, self.dir.path, self.config.output, sample))
+            print(_result(results, self.config, sample))
         self.dir.close()
         return found.loss if found else float("nan")
 
@@ -424,19 +424,17 @@ def _flat(tree: Tree) -> dict[str, Any]:
     return {path_name(path): leaf.tolist() for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def _result(results: dict[str, Any], path: Path, form: str, sample: str | None) -> str:
+def _result(results: dict[str, Any], config: TrainConfig, sample: str | None) -> str:
     """What a finished run prints on stdout."""
-    if form == "json":
+    if config.output == "json":
         return json.dumps(results)
     bits = results["eval_bits_per_byte"]
-    lines = [
-        "",
-        f"evaluation loss {results['eval_loss']:.4f} nats a token"
-        + ("" if bits is None else f", {bits:.4f} bits per byte"),
-        "",
-    ]
+    measured = f"evaluation loss {results['eval_loss']:.4f} nats a token"
+    lines = ["", measured if bits is None else f"{measured}, {bits:.4f} bits per byte", ""]
     if sample is not None:
         lines += ["sample:", *(f"    {line}" for line in sample.splitlines()), ""]
-    return "\n".join(
-        [*lines, f"run directory: {path}", f"next: lmx generate from={shlex.quote(str(path))} prompt='def '"]
-    )
+    path = Path(results["run_dir"])
+    here = Path.cwd()
+    shown = shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+    prompt = shlex.quote(f"prompt={config.trainer.sample.prompt}")
+    return "\n".join([*lines, f"run directory: {shown}", f"next: lmx generate from={shown} {prompt}"])
