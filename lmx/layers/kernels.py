@@ -61,7 +61,10 @@ def build(config: Kernels, platform: str, n_devices: int) -> KernelSet:
         hidden_BTD: jax.Array, head: Head, targets_BT: jax.Array, weights_BT: jax.Array, *, z_loss: float
     ) -> Losses:
         pieces = chunks(hidden_BTD, head)
-        return loss.cross_entropy(hidden_BTD, head, targets_BT, weights_BT, z_loss=z_loss, chunks=pieces)
+        turned = chosen("products") == "cpu"
+        return loss.cross_entropy(
+            hidden_BTD, head, targets_BT, weights_BT, z_loss=z_loss, chunks=pieces, turned=turned
+        )
 
     def token_losses(hidden_BTD: jax.Array, head: Head, targets_BT: jax.Array) -> jax.Array:
         return loss.token_losses(hidden_BTD, head, targets_BT, chunks=chunks(hidden_BTD, head))
