@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+
+import absl.logging
 
 from tests.support import ROOT
 
@@ -10,3 +13,6 @@ CACHE = ROOT / ".pytest_cache" / "programs"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+# Hydra closes every logging handler when it starts, and absl's then closes the stream it was made with: pytest's own.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__

@@ -119,13 +119,16 @@ def whole_list(tree: Any, key: str, value: Any) -> tuple[str, Any]:
 
 
 def class_names(schema: type[Config], tree: Any, key: str) -> list[str]:
-    """Full names of the classes that may stand in the `_target_` at `key`."""
+    """Full names of lmx's own classes that may stand in the `_target_` at `key`.
+
+    Which classes of other packages are known depends on what was imported before, so they are not listed.
+    """
     spot = spot_of(schema, key.removesuffix("._target_"), tree)
     names: list[str] = []
     for part in alternatives(spot.annotation) if spot else []:
         if isinstance(part, type) and issubclass(part, Component):
-            leaves = [c for c in subclasses(part) if not c.__subclasses__()]
-            names += [public_name(c) for c in leaves]
+            own = [c for c in subclasses(part) if c.__module__.startswith("lmx.")]
+            names += [public_name(c) for c in own if not any(issubclass(d, c) and d is not c for d in own)]
     return list(dict.fromkeys(names))
 
 
