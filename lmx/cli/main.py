@@ -28,6 +28,7 @@ COMMANDS: dict[str, Entry] = {
     "verify resume": Entry("lmx.cli.verify", "prove that a resumed run equals an uninterrupted one"),
     "verify mesh": Entry("lmx.cli.verify", "prove that meshes agree"),
     "bench train": Entry("lmx.cli.bench", "measure training speed"),
+    "bench data": Entry("lmx.cli.bench", "measure how fast the data pipeline alone delivers"),
     "schema": Entry("lmx.cli.schema", "write JSON Schemas, with which editors complete and check the YAML"),
 }
 """Every command; one whose primary configuration is not there yet is not shown."""
@@ -35,6 +36,10 @@ COMMANDS: dict[str, Entry] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command and exits with its code."""
+    if arguments is None:
+        from lmx.config.environment import settle
+
+        settle(sys.argv[1:])
     try:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

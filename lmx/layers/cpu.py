@@ -87,7 +87,7 @@ def token_product(x: jax.Array, y: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(_dot(y, x, (0, 1), (0, 1))).T
 
 
-def _sigmoid_gated(inner, slope):  # noqa: ANN001, ANN202
+def _sigmoid_gated(inner, slope):
     """x * sigmoid(inner(x)), through tanh (cheaper than exp), with its derivative written out."""
 
     def sigmoid(z: jax.Array) -> jax.Array:

@@ -1,0 +1,67 @@
+"""`lmx bench train` and `lmx bench data`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lmx.cli.command import Command
+
+
+def run_train(composed: Any, run_dir: Path) -> float:
+    """Times training steps; returns the median step time."""
+    from lmx.run.bench import bench_train, train_text
+
+    found = bench_train(composed.config)
+    print(json.dumps(found) if composed.config.output == "json" else train_text(found))
+    return found["step_time"]
+
+
+def run_data(composed: Any, run_dir: Path) -> float:
+    """Times the data pipeline; returns the seconds a batch takes."""
+    from lmx.run.bench import bench_data, data_text
+
+    found = bench_data(composed.config)
+    print(json.dumps(found) if composed.config.output == "json" else data_text(found))
+    return 1 / found["batches_per_second"]
+
+
+COMMANDS = (
+    Command(
+        name="bench train",
+        summary="measure training speed",
+        schema="lmx.run.bench_config:BenchTrain",
+        function=run_train,
+        keys=(
+            "measure.warmup",
+            "measure.steps",
+            "model.vocab_size",
+            "trainer.compute_dtype",
+            "trainer.global_batch_size",
+            "trainer.sequence_length",
+            "kernels",
+            "output",
+        ),
+        examples=(
+            ("lmx bench train", "the fixed job: 6 layers, 384 wide, 8 x 256 tokens, float32"),
+            ("lmx bench train trainer.compute_dtype=bfloat16 model.vocab_size=50304", "another cell of it"),
+            (
+                "lmx bench train experiment=null model=gpt2 mesh=fsdp output=json",
+                "any model, any mesh, as JSON",
+            ),
+            ("lmx bench train -m kernels=auto,plain", "what the kernels bring"),
+        ),
+    ),
+    Command(
+        name="bench data",
+        summary="measure how fast the data pipeline alone delivers",
+        schema="lmx.run.bench_config:BenchData",
+        function=run_data,
+        keys=("seconds", "data.path", "sequence_length", "global_batch_size", "workers", "output"),
+        examples=(
+            ("lmx bench data data=tokens data.path='shards/*.bin'", "token shards"),
+            ("lmx bench data data=text data.path=book.txt workers=2", "text, in two processes"),
+        ),
+    ),
+)
