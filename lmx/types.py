@@ -59,9 +59,11 @@ class KVCache(NamedTuple):
     """Keys and values of the positions seen so far, a pair of stacks for each layer of the scanned period.
 
     keys, values    tuple (one a group of layers) of [L, B, S, K, H]
+    tokens_BS       int32, the ids at those positions
     lengths_B       int32, positions filled in each row
     """
 
     keys: Any
     values: Any
+    tokens: Any
     lengths: Any

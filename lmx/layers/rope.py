@@ -15,11 +15,6 @@ def frequencies(head_dim: int, *, theta: float, fraction: float) -> np.ndarray:
     return theta ** -(np.arange(0, rotated, 2, dtype=np.float64) / rotated)
 
 
-def linear(inv: np.ndarray, *, factor: float) -> np.ndarray:
-    """Every frequency divided by `factor` (arXiv:2306.15595)."""
-    return inv / factor
-
-
 def dynamic(inv: np.ndarray, *, theta: float, factor: float) -> np.ndarray:
     """NTK-aware base: the lowest frequency is divided by `factor`, the highest is kept."""
     n = len(inv)

@@ -10,6 +10,7 @@ from lmx.config.types import Decay, Flag, Fraction, Positive, PositiveReal, Text
 
 if TYPE_CHECKING:
     import jax.numpy as jnp
+    import numpy as np
 
     from lmx.layers.kernels import KernelSet
     from lmx.models.model import Model as BuiltModel
@@ -38,11 +39,19 @@ class Norm(Config):
 class RopeScaling(Component):
     """How rotary frequencies are changed for contexts longer than those of pre-training."""
 
+    def scale(self, inv: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
+        """Radians a position of each pair, changed, and the factor of cos and sin."""
+        raise NotImplementedError(f"{type(self).__name__}.scale")
+
 
 class LinearScaling(RopeScaling):
     """Positions divided by `factor` (arXiv:2306.15595)."""
 
     factor: PositiveReal = field("how many times longer the context becomes")
+
+    def scale(self, inv: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
+        """See `RopeScaling.scale`."""
+        return inv / self.factor, 1.0
 
 
 class DynamicScaling(RopeScaling):
@@ -50,6 +59,12 @@ class DynamicScaling(RopeScaling):
 
     factor: PositiveReal = field("how many times longer the context becomes")
     original_length: Positive = field("context of pre-training", unit="tokens")
+
+    def scale(self, inv: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
+        """See `RopeScaling.scale`."""
+        from lmx.layers.rope import dynamic
+
+        return dynamic(inv, theta=theta, factor=self.factor), 1.0
 
 
 class Llama3Scaling(RopeScaling):
@@ -59,6 +74,14 @@ class Llama3Scaling(RopeScaling):
     low_frequency_factor: PositiveReal = field("wavelengths over original_length / this are scaled")
     high_frequency_factor: PositiveReal = field("wavelengths under original_length / this are kept")
     original_length: Positive = field("context of pre-training", unit="tokens")
+
+    def scale(self, inv: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
+        """See `RopeScaling.scale`."""
+        from lmx.layers.rope import llama3
+
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        length = self.original_length
+        return llama3(inv, factor=self.factor, low=low, high=high, original_length=length), 1.0
 
 
 class YarnScaling(RopeScaling):
@@ -70,6 +93,13 @@ class YarnScaling(RopeScaling):
     original_length: Positive = field("context of pre-training", unit="tokens")
     attention_factor: PositiveReal | None = field("factor of cos and sin; null: 0.1 ln(factor) + 1")
     truncate: Flag = field("whether the ends of the ramp are rounded outwards to whole dimensions")
+
+    def scale(self, inv: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
+        """See `RopeScaling.scale`."""
+        from lmx.layers.rope import yarn
+
+        knobs = self.model_dump(exclude={"attention_factor"})
+        return yarn(inv, theta=theta, **knobs), self.attention_factor or 0.1 * math.log(self.factor) + 1.0
 
 
 class Rope(Config):
@@ -160,6 +190,10 @@ class Decoder(Model):
     tie_embeddings: Flag = field("whether the output head is the embedding")
     embedding_scale: Literal["one", "sqrt_d_model"] = field("factor of the embeddings (sqrt_d_model: Gemma)")
     embedding_norm: Flag = field("whether the embeddings are normalised before the first block")
+    embedding_shift: Positive | None = field(
+        "earlier tokens whose embeddings are added to each token's, times learned weights that start at 0: a "
+        "depthwise causal convolution (the smear of modded-nanogpt, arXiv:2109.08668 at the input); null: none"
+    )
     logits_softcap: PositiveReal | None = field("logits become softcap * tanh(logits / softcap)")
     dropout: Decay = field("rate on the embeddings and on the output of attention and MLP, in training")
     initializer: Initializer = field("how weights start")

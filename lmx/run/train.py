@@ -16,20 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lmx.config.errors import Resumable, requests
-from lmx.data.loader import batches, eval_batches
-from lmx.infer.generate import check_length, make_generate
+from lmx.data.loader import batches
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
 from lmx.io.run_dir import RunDir
 from lmx.params import path_name
 from lmx.run.build import Parts, build, make_state, to_devices, train_program, use_compile_cache
 from lmx.run.config import TrainConfig
+from lmx.run.judge import Judge
 from lmx.run.length import total_steps
 from lmx.run.numbers import Throughput, describe, summary
-from lmx.train.evaluate import Evaluation, evaluate, make_eval_step
+from lmx.train.evaluate import Evaluation
 from lmx.train.loop import Events, Finished, run_steps
 from lmx.train.stop import StopRequest
 from lmx.types import Batch, TrainState, Tree
@@ -79,8 +78,8 @@ class Run:
                 self.total = total_steps(trainer, examples_per_epoch=epoch)
                 self.parts: Parts = build(self.config, total_steps=self.total)
                 state = None if resume else make_state(self.config, self.parts)
-                self.tokenizer, self.dataset = reading.result()
-                self._check_sample()
+                tokenizer, self.dataset = reading.result()
+                self.judge = Judge(self.config, self.parts, tokenizer, self.dataset)
             first = jax.process_index() == 0
             make = RunDir.open if resume else RunDir.create
             self.dir = make(run_path, primary=first)
@@ -125,10 +124,6 @@ class Run:
         self.evaluated: tuple[int, Evaluation] | None = None
         self.profiling = False
         self._step_program: dict[bool, Callable] = {}
-        self._evaluate = jax.jit(
-            make_eval_step(self.parts.model, self.parts.kernels, self.tokenizer.token_bytes)
-        )
-        self._generate: Callable | None = None
 
     @property
     def log(self) -> sinks.Sinks:
@@ -141,22 +136,6 @@ class Run:
             print(f"WARNING: {text}", file=sys.stderr)
         else:
             self._log.warn(text)
-
-    def _check_sample(self) -> None:
-        sample = self.config.trainer.sample
-        if sample.tokens:
-            limit = self.config.model.max_length()
-            prompt = self._prompt()
-            if limit is not None and len(prompt) + sample.tokens > limit:
-                raise ValueError(
-                    f"trainer.sample: a prompt of {len(prompt)} and {sample.tokens} tokens exceed the model's {limit} "
-                    f"positions; trainer.sample.tokens={max(limit - len(prompt), 0)} fits"
-                )
-            check_length(self.parts.model, len(prompt), sample.tokens)
-
-    def _prompt(self) -> list[int]:
-        ids = [int(i) for i in self.tokenizer.encode(self.config.trainer.sample.prompt)]
-        return ids or ([self.tokenizer.eos_id] if self.tokenizer.eos_id is not None else [])
 
     # ---- steps
 
@@ -245,59 +224,24 @@ class Run:
         trainer = self.config.trainer
         last = step == self.total
         if _every(trainer.eval_every, step) or last:
-            self.row |= self._eval_row(step, state)
+            self._evaluate(step, state)
         if self.row_written != step and ("eval/loss" in self.row or self._logged(step)):
             self._write_row(step)
         if _every(trainer.sample.every, step) and not last:
-            self._say_sample(step, state)
+            text = self.judge.sample(state)
+            self.log.text(step, "sample", text or "")
+            self.log.progress.say(f"step {step} sample: {text}")
         if self.checkpoints.due(step):
             self._save(step, state)
         self._profile(step)
 
-    def _params(self, state: TrainState) -> Tree:
-        """What is evaluated and sampled from: the average of the weights when one is kept."""
-        if state.ema is not None:
-            return state.ema
-        return self.config.optimizer.eval_params(state.opt_state, state.params)
-
-    def _eval_row(self, step: int, state: TrainState) -> dict[str, Any]:
-        trainer = self.config.trainer
-        limit = trainer.eval_sequences
-        stream = eval_batches(
-            self.dataset,
-            batch_size=trainer.eval_batch_size,
-            max_batches=None if limit is None else -(-limit // trainer.eval_batch_size),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        found = evaluate(self._evaluate, self._params(state), self._on_devices(stream))
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        """Puts evaluation loss and bits per byte into this step's row."""
+        found = self.judge.evaluate(state)
         self.evaluated = (step, found)
-        row: dict[str, Any] = {"eval/loss": found.loss}
+        self.row["eval/loss"] = found.loss
         if found.bits_per_byte is not None:
-            row["eval/bits_per_byte"] = found.bits_per_byte
-        return row
-
-    def _sample(self, state: TrainState) -> str:
-        sample = self.config.trainer.sample
-        if self._generate is None:
-            self._generate = make_generate(
-                self.parts.model,
-                sample.tokens,
-                temperature=sample.temperature,
-                vocab_size=self.tokenizer.vocab_size,
-            )
-        prompt = self._prompt()
-        ids = self._generate(self._params(state), jnp.asarray([prompt], jnp.int32), sample.seed)
-        return self.tokenizer.decode([*prompt, *ids[0].tolist()])
-
-    def _say_sample(self, step: int, state: TrainState) -> str | None:
-        if not self.config.trainer.sample.tokens:
-            return None
-        text = self._sample(state)
-        self.log.text(step, "sample", text)
-        if step != self.total:
-            self.log.progress.say(f"step {step} sample: {text}")
-        return text
+            self.row["eval/bits_per_byte"] = found.bits_per_byte
 
     def _save(self, step: int, state: TrainState) -> None:
         metrics = {k: v for k, v in self.row.items() if isinstance(v, int | float)}
@@ -322,10 +266,12 @@ class Run:
         sample = None
         if status == "done":
             if self.evaluated is None or self.evaluated[0] != step:  # the wall clock ended the run
-                self.row |= self._eval_row(step, state)
+                self._evaluate(step, state)
                 if self.row_written != step:
                     self._write_row(step)
-            sample = self._say_sample(step, state)
+            sample = self.judge.sample(state)
+            if sample is not None:
+                self.log.text(step, "sample", sample)
         if self.checkpoints.due(step, last=True):
             self._save(step, state)
         self.checkpoints.wait()

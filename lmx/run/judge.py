@@ -1,0 +1,68 @@
+"""What a model in training is judged by: its loss on held-out text, and the text that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmx.data.loader import eval_batches
+from lmx.infer.generate import check_length, make_generate
+from lmx.run.build import Parts, to_devices
+from lmx.run.config import TrainConfig
+from lmx.train.evaluate import Evaluation, evaluate, make_eval_step
+from lmx.types import TrainState, Tree
+
+
+class Judge:
+    """Evaluates and samples from a state. Programs are compiled when they are first needed."""
+
+    def __init__(self, config: TrainConfig, parts: Parts, tokenizer: Any, dataset: Any) -> None:
+        """ValueError when the configured sample does not fit the model's positions."""
+        self.config, self.parts, self.tokenizer, self.dataset = config, parts, tokenizer, dataset
+        self._loss = jax.jit(make_eval_step(parts.model, parts.kernels, tokenizer.token_bytes))
+        self._generate: Callable[..., jax.Array] | None = None
+        ids = [int(i) for i in tokenizer.encode(config.trainer.sample.prompt)]
+        self._prompt = ids or ([] if tokenizer.eos_id is None else [tokenizer.eos_id])
+        if config.trainer.sample.tokens:
+            try:
+                check_length(parts.model, len(self._prompt), config.trainer.sample.tokens)
+            except ValueError as error:
+                raise ValueError(f"trainer.sample (max_new_tokens is its `tokens`): {error}") from None
+
+    def _params(self, state: TrainState) -> Tree:
+        """The average of the weights when one is kept, else what the optimizer says is to be evaluated."""
+        if state.ema is not None:
+            return state.ema
+        return self.config.optimizer.eval_params(state.opt_state, state.params)
+
+    def evaluate(self, state: TrainState) -> Evaluation:
+        """Loss and bits per byte over the evaluation split, or the configured part of it."""
+        trainer = self.config.trainer
+        limit = trainer.eval_sequences
+        stream = eval_batches(
+            self.dataset,
+            batch_size=trainer.eval_batch_size,
+            max_batches=None if limit is None else -(-limit // trainer.eval_batch_size),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        on_devices = (to_devices(batch, self.parts.batch_sharding) for batch in stream)
+        return evaluate(self._loss, self._params(state), on_devices)
+
+    def sample(self, state: TrainState) -> str | None:
+        """The configured prompt and how the model goes on; None when no sample is wanted."""
+        knobs = self.config.trainer.sample
+        if not knobs.tokens:
+            return None
+        if self._generate is None:
+            self._generate = make_generate(
+                self.parts.model,
+                knobs.tokens,
+                temperature=knobs.temperature,
+                vocab_size=self.tokenizer.vocab_size,
+            )
+        ids = self._generate(self._params(state), jnp.asarray([self._prompt], jnp.int32), knobs.seed)
+        return self.tokenizer.decode([*self._prompt, *ids[0].tolist()])
