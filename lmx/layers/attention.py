@@ -93,9 +93,11 @@ def attention(
     shard: Any,
 ) -> tuple[jax.Array, CacheSlot | None]:
     """Output [B, T, D] in the dtype of `x`, and the cache with this call's keys and values written in place."""
-    q_BTNH = kernels.einsum("btd,dnh->btnh", x_BTD, params["query"])
-    k_BTKH = kernels.einsum("btd,dkh->btkh", x_BTD, params["key"])
-    v_BTKH = kernels.einsum("btd,dkh->btkh", x_BTD, params["value"])
+    q_BTNH, k_BTKH, v_BTKH = kernels.einsums(
+        ("btd,dnh->btnh", "btd,dkh->btkh", "btd,dkh->btkh"),
+        x_BTD,
+        (params["query"], params["key"], params["value"]),
+    )
     if config.attention.qkv_bias:
         q_BTNH = q_BTNH + params["query_bias"]
         k_BTKH = k_BTKH + params["key_bias"]

@@ -27,10 +27,13 @@ class Kernels(Config):
         "auto: cpu on one CPU device, else blockwise",
         effect="throughput",
     )
-    attention_blocks: Positive = field(
-        "blocks of queries in blockwise and cpu: more of them skip more of what causality hides",
+    attention_block: Positive = field(
+        "fewest queries in a block of blockwise and cpu: smaller blocks skip more of what causality hides, larger "
+        "ones make better products",
+        unit="tokens",
         effect="throughput",
     )
+    attention_blocks: Positive = field("most blocks of a sequence", effect="throughput")
     logits_mib: PositiveReal = field(
         "float32 logits held at once on a device: the loss is computed in as many pieces as that takes",
         unit="MiB",

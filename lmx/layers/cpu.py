@@ -13,6 +13,9 @@ What is known of that back end (jaxlib 0.10), and used here:
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -47,15 +50,22 @@ def einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     if over is None:
         return jnp.einsum(spec, x, w.astype(x.dtype))
     rows, columns = x.shape[:2], w.shape[over:]
-    y = _product(x.reshape(*rows, -1), w.reshape(-1, *([_size(columns)] if columns else [1])))
+    y = _product(x.reshape(*rows, -1), w.reshape(math.prod(w.shape[:over]), -1))
     return y.reshape(*rows, *columns)
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
+def einsums(specs: Sequence[str], x: jax.Array, weights: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    """Several products of the same activations, as one: a wider product, and no sum of gradients of `x`."""
+    overs = [_matrix_form(spec) for spec in specs]
+    if None in overs:
+        return tuple(einsum(spec, x, w) for spec, w in zip(specs, weights, strict=True))
+    rows = x.shape[:2]
+    columns = [w.shape[over:] for over, w in zip(overs, weights, strict=True)]
+    sizes = [math.prod(c) for c in columns]
+    k = math.prod(x.shape) // math.prod(rows)
+    whole = jnp.concatenate([w.reshape(k, -1) for w in weights], axis=1)
+    parts = jax.lax.split(_product(x.reshape(*rows, k), whole), sizes, axis=2)
+    return tuple(part.reshape(*rows, *c) for part, c in zip(parts, columns, strict=True))
 
 
 @jax.custom_vjp
@@ -79,12 +89,12 @@ _product.defvjp(_product_forward, _product_backward)
 
 def token_product(x: jax.Array, y: jax.Array) -> jax.Array:
     """float32 [K, M]: the sum over batch and tokens of [B, T, K] times [B, T, M]."""
+    k, m = x.shape[2], y.shape[2]
+    if k > m:
+        return jax.lax.optimization_barrier(token_product(y, x)).T
     if x.dtype == jnp.float32:
-        k, m = x.shape[2], y.shape[2]
         return _dot(x.reshape(-1, k), y.reshape(-1, m), (0,), (0,))
-    if x.shape[2] <= y.shape[2]:
-        return _dot(x, y, (0, 1), (0, 1))
-    return jax.lax.optimization_barrier(_dot(y, x, (0, 1), (0, 1))).T
+    return _dot(x, y, (0, 1), (0, 1))
 
 
 def _sigmoid_gated(inner, slope):
@@ -227,15 +237,21 @@ def _attention_backward(window, softcap, scale, blocks, residuals, do_BTNH):
         ds = (ds.astype(jnp.float32) * (dp - _rows(inner, start, end, groups) / total)).astype(q.dtype)
         dq = _dot(ds, k, (2,), (1,), batch=1) * scale
         dq_blocks.append(_unrows(dq.astype(q.dtype), b, groups))
-        after = [(0, 0), (0, 0), (first, t - end)]
         one = lambda x: x[:, None]
-        dk_blocks.append(jnp.pad(_dot(one(q), one(ds), (1, 2), (1, 2), batch=1), after))
-        dv_blocks.append(jnp.pad(_dot(one(do), one(weights), (1, 2), (1, 2), batch=1), after))
+        dk_blocks.append((first, end, _dot(one(q), one(ds), (1, 2), (1, 2), batch=1)))
+        dv_blocks.append((first, end, _dot(one(do), one(weights), (1, 2), (1, 2), batch=1)))
 
-    def keys(parts: list[jax.Array], factor: float) -> jax.Array:
-        """[B * K, H, S] parts -> their sum [B, S, K, H]."""
-        whole = (sum(parts[1:], parts[0]) * factor).astype(o_BTNH.dtype)
-        return whole.reshape(b, n_kv, -1, t).transpose(0, 3, 1, 2)
+    def keys(parts: list[tuple[int, int, jax.Array]], factor: float) -> jax.Array:
+        """The sum [B, S, K, H] of parts [B * K, H, first..end], one range of keys after another."""
+        edges = sorted({edge for first, end, _ in parts for edge in (first, end)})
+        ranges = []
+        for low, high in itertools.pairwise(edges):
+            found = [
+                part[:, :, low - first : high - first] for first, end, part in parts if first <= low < end
+            ]
+            whole = (sum(found[1:], found[0]) * factor).astype(o_BTNH.dtype)
+            ranges.append(whole.reshape(b, n_kv, -1, high - low).transpose(0, 3, 1, 2))
+        return jnp.concatenate(ranges, axis=1)
 
     return jnp.concatenate(dq_blocks, axis=1), keys(dk_blocks, scale), keys(dv_blocks, 1.0), None
 

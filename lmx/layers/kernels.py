@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,8 @@ class KernelSet(NamedTuple):
 
     einsum(spec, x, w) -> y
         product of activations with a weight, in the dtype of `x`, accumulated in float32; `w` in any dtype.
+    einsums(specs, x, weights) -> ys
+        the same for several weights that multiply the same activations.
     activation[name](x) -> y
         nonlinearities, see `lmx.layers.activations`.
     attention(q_BTNH, k_BSKH, v_BSKH, *, window, softcap, scale, q_positions_BT=, k_positions_BS=,
@@ -33,6 +34,7 @@ class KernelSet(NamedTuple):
     """
 
     einsum: Callable[[str, jax.Array, jax.Array], jax.Array]
+    einsums: Callable[[Sequence[str], jax.Array, Sequence[jax.Array]], tuple[jax.Array, ...]]
     activation: dict[str, Callable[[jax.Array], jax.Array]]
     attention: Callable[..., jax.Array]
     cross_entropy: Callable[..., Losses]
@@ -42,6 +44,11 @@ class KernelSet(NamedTuple):
 def plain_einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """`jnp.einsum` in the dtype of `x`: matrix units accumulate in float32 by themselves."""
     return jnp.einsum(spec, x, w.astype(x.dtype))
+
+
+def plain_einsums(specs: Sequence[str], x: jax.Array, weights: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    """One product after another: each keeps its own sharding."""
+    return tuple(plain_einsum(spec, x, w) for spec, w in zip(specs, weights, strict=True))
 
 
 def build(config: Kernels, platform: str, n_devices: int) -> KernelSet:
@@ -69,17 +76,26 @@ def build(config: Kernels, platform: str, n_devices: int) -> KernelSet:
     def token_losses(hidden_BTD: jax.Array, head: Head, targets_BT: jax.Array) -> jax.Array:
         return loss.token_losses(hidden_BTD, head, targets_BT, chunks=chunks(hidden_BTD, head))
 
-    blockwise = partial(scores.blockwise, blocks=config.attention_blocks)
+    def in_blocks(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def of(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, **masks: Any) -> jax.Array:
+            blocks = max(1, min(config.attention_blocks, q_BTNH.shape[1] // config.attention_block))
+            return attention(q_BTNH, k_BSKH, v_BSKH, blocks=blocks, **masks)
+
+        return of
+
+    blockwise = in_blocks(scores.blockwise)
     einsum = {"plain": plain_einsum, "cpu": cpu.einsum}
+    einsums = {"plain": plain_einsums, "cpu": cpu.einsums}
     activation = {"plain": ACTIVATIONS, "cpu": cpu.CPU_ACTIVATIONS}
     attention = {
         "dot_product": scores.dot_product,
         "blockwise": blockwise,
         "plain": blockwise,
-        "cpu": partial(cpu.attention, blocks=config.attention_blocks),
+        "cpu": in_blocks(cpu.attention),
     }
     return KernelSet(
         einsum=einsum[chosen("products")],
+        einsums=einsums[chosen("products")],
         activation=activation[chosen("activations")],
         attention=attention[chosen("attention")],
         cross_entropy=cross_entropy,

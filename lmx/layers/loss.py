@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def cross_entropy(
     spares a CPU the turning of every chunk's logits.
     """
     chunks = min(chunks, hidden_BTD.shape[1])
-    total, (nll, z) = _total(
+    result: Any = _total(
         head.softcap,
         z_loss,
         chunks,
@@ -83,6 +83,7 @@ def cross_entropy(
         targets_BT,
         weights_BT,
     )
+    total, (nll, z) = result
     return Losses(total, jax.lax.stop_gradient(nll), jax.lax.stop_gradient(z))
 
 
@@ -193,7 +194,7 @@ def _total(softcap, z_loss, chunks, turned, hidden, weight, bias, targets, weigh
 def _forward(softcap, z_loss, chunks, turned, hidden, weight, bias, targets, weights):
     sums, d_hidden = _evaluate(softcap, z_loss, chunks, turned, hidden, weight, bias, targets, weights)
     d_weight = sums.d_weight.astype(weight.dtype)
-    d_bias = None if bias is None else sums.d_bias.astype(bias.dtype)
+    d_bias = None if bias is None or sums.d_bias is None else sums.d_bias.astype(bias.dtype)
     return (sums.nll + sums.z, (sums.nll, sums.z)), (d_hidden, d_weight, d_bias)
 
 

@@ -43,6 +43,20 @@ def test_einsum(spec, dtype):
     close(got, jax.jit(lambda: both(plain_einsum, jnp.float32))(), 1e-5 if dtype == jnp.float32 else 0.15)
 
 
+def test_einsums_are_einsum_of_each():
+    specs = ("btd,dnh->btnh", "btd,df->btf", "btd,dkh->btkh")
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    shapes = ((8, 4, 3), (8, 7), (8, 2, 3))
+    weights = tuple(jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+
+    def both(einsums):
+        ys, pull = jax.vjp(lambda x, ws: tuple(einsums(specs, x, ws)), x, weights)
+        return ys, pull(jax.tree.map(jnp.cos, ys))
+
+    each = lambda specs, x, ws: [plain_einsum(spec, x, w) for spec, w in zip(specs, ws, strict=True)]
+    close(jax.jit(lambda: both(cpu.einsums))(), jax.jit(lambda: both(each))(), 1e-5)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name):
     x = jnp.linspace(-9, 9, 101)
@@ -141,7 +155,9 @@ def test_positions_are_what_hides(variant):
 
 def test_auto_is_cpu_on_one_cpu_device_only():
     choices = {"products": "auto", "activations": "auto", "attention": "auto"}
-    config = Kernels.model_validate(choices | {"attention_blocks": 4, "logits_mib": 128})
+    config = Kernels.model_validate(
+        choices | {"attention_block": 4, "attention_blocks": 4, "logits_mib": 128}
+    )
     assert config.build("cpu").einsum is cpu.einsum
     assert config.build("cpu", n_devices=8).einsum is plain_einsum
     assert config.build("tpu").einsum is plain_einsum
