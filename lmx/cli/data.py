@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -52,7 +53,8 @@ def prepare(composed: Any, run_dir: Path) -> None:
     left_out = {name: index[name] for name in ("empty", "skipped", "replaced") if index[name]}
     if left_out:
         print("documents " + ", ".join(f"{name}: {count:,}" for name, count in left_out.items()))
-    print(f"next: lmx train data=tokens data.path={directory}")
+    same = [shlex.quote(o) for o in composed.overrides if o.startswith("tokenizer")]
+    print(" ".join(["next: lmx train data=tokens", shlex.quote(f"data.path={directory}"), *same]))
 
 
 def inspect(composed: Any, run_dir: Path) -> None:

@@ -21,10 +21,10 @@ COMMANDS = (
         summary="loss, perplexity and bits per byte of a checkpoint",
         schema="lmx.run.infer_config:EvalConfig",
         function=run,
-        keys=("from", "checkpoint", "data.path", "sequence_length", "batch_size", "sequences", "output"),
+        keys=("from", "which", "data.path", "sequence_length", "batch_size", "sequences", "output"),
         examples=(
             ("lmx eval from=runs/RUN", "on the evaluation split of the run's own data"),
-            ("lmx eval from=runs/RUN checkpoint=best", "the best checkpoint instead of the last"),
+            ("lmx eval from=runs/RUN which=best", "the best checkpoint instead of the last"),
             ("lmx eval from=runs/RUN data=text data.path=book.txt", "on other text"),
             ("lmx eval from=runs/RUN sequences=256 batch_size=32", "on a part of it"),
             ("lmx eval from=runs/RUN output=json", "one JSON document"),

@@ -35,7 +35,7 @@ COMMANDS = (
         examples=(
             ("lmx generate from=runs/RUN prompt='def '", "go on from a text"),
             ("lmx generate from=runs/RUN prompt='import ' temperature=0", "the most probable continuation"),
-            ("lmx generate from=runs/RUN checkpoint=best prompts_file=prompts.txt", "a prompt a line"),
+            ("lmx generate from=runs/RUN which=best prompts_file=prompts.txt", "a prompt a line"),
             ("lmx generate from=runs/RUN prompt_tokens=[10,20,30] output=json", "ids in, JSON out"),
             ("lmx generate from=runs/RUN/checkpoints/200 prompt='class ' top_k=20", "an earlier checkpoint"),
         ),

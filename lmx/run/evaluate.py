@@ -21,7 +21,7 @@ def evaluate(composed: Any, run_dir: Path) -> float:
     """Prints the figures (one JSON document with `output=json`) and returns the loss."""
     config: EvalConfig = composed.config
     with requests():
-        loaded = load(config.source, config.dtype, which=config.checkpoint, weights=config.weights)
+        loaded = load(config.source, config.dtype, which=config.which, weights=config.weights)
         trainer = loaded.config.trainer
         data = config.data or loaded.config.data
         length = config.sequence_length or trainer.sequence_length

@@ -36,7 +36,7 @@ def generate(composed: Any, run_dir: Path) -> None:
     """Prints a continuation for each prompt; with `output=json` a list of objects."""
     config: GenerateConfig = composed.config
     with requests():
-        loaded = load(config.source, config.dtype, which=config.checkpoint, weights=config.weights)
+        loaded = load(config.source, config.dtype, which=config.which, weights=config.weights)
         prompts = _prompts(config, loaded)
     eos = None if config.ignore_eos else loaded.tokenizer.eos_id
     results = []

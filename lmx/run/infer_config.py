@@ -17,7 +17,7 @@ class GenerateConfig(Config):
     """`lmx generate`."""
 
     source: Text = Field(alias="from", description="run directory, or RUN/checkpoints/STEP")
-    checkpoint: Literal["last", "best"] = field("which checkpoint of a run directory")
+    which: Literal["last", "best"] | Count = field("checkpoint of a run directory: last, best, or its step")
     weights: Literal["auto", "params", "ema"] = field(
         "parameters or their average; auto: the average when kept"
     )
@@ -56,7 +56,7 @@ class EvalConfig(Config):
     """`lmx eval`."""
 
     source: Text = Field(alias="from", description="run directory, or RUN/checkpoints/STEP")
-    checkpoint: Literal["last", "best"] = field("which checkpoint of a run directory")
+    which: Literal["last", "best"] | Count = field("checkpoint of a run directory: last, best, or its step")
     weights: Literal["auto", "params", "ema"] = field(
         "parameters or their average; auto: the average when kept"
     )

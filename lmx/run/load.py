@@ -57,7 +57,9 @@ class Loaded:
     def _ids(self, tokens_BT: Any) -> jax.Array:
         tokens_BT = np.asarray(tokens_BT, np.int32)
         if tokens_BT.ndim != 2:
-            raise ValueError(f"tokens: expected rows of ids [B, T], got shape {tokens_BT.shape}")
+            raise ValueError(
+                f"tokens: expected rows of ids [B, T], got shape {tokens_BT.shape}; one text's ids are [ids]"
+            )
         vocab = self.config.model.vocab_size
         if tokens_BT.size and (tokens_BT.min() < 0 or tokens_BT.max() >= vocab):
             wrong = int(tokens_BT.max() if tokens_BT.max() >= vocab else tokens_BT.min())

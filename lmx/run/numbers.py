@@ -10,6 +10,7 @@ import jax
 from lmx import params as param_tree
 from lmx.io.progress import readable
 from lmx.models.model import Flops
+from lmx.optim.groups import ALL_OTHERS
 from lmx.run.build import Parts
 from lmx.run.config import TrainConfig
 from lmx.train.hardware import peak_flops
@@ -69,14 +70,14 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
     ]
     for row in config.optimizer.table(specs):
         lines.append(
-            f"  {row.group}: {row.rule}, {readable(row.parameters)} parameters in {row.tensors} arrays, "
+            f"  {row.rule}{'' if row.group == ALL_OTHERS else f' ({row.group})'}: "
+            f"{readable(row.parameters)} parameters in {row.tensors} arrays, "
             f"peak learning rate {row.learning_rate:g}, weight decay {row.weight_decay:g}"
         )
     lines.append(
-        f"FLOPs a token: 6 x weights of products + 12 x layers x heads x head_dim x keys = "
-        f"{readable(throughput.flops.causal)} (keys seen under causality), "
-        f"{readable(throughput.flops.full)} (all keys)"
-        + ("" if throughput.peak else "; MFU needs trainer.peak_flops, this device's is not known")
+        f"FLOPs a token: {readable(throughput.flops.causal)} = 6 x matrix weights + 12 x layers x heads x head_dim "
+        f"x keys seen ({readable(throughput.flops.full)} with all keys)"
+        + ("" if throughput.peak else "; no MFU: set trainer.peak_flops")
     )
     return "\n".join(lines)
 

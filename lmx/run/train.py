@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from lmx.config.errors import Resumable, requests
+from lmx.config.errors import RequestError, Resumable, requests
 from lmx.data.loader import batches
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
@@ -94,6 +94,7 @@ class Run:
         if resume:
             restored = self.checkpoints.restore(self.parts.abstract_state)
             state, self.start = restored.state, restored.step
+            self._check_length()
             self.checkpoints.rewind(self.start)
             self.dir.cut_metrics(self.start)
         self.state: TrainState = state  # type: ignore[assignment]
@@ -130,6 +131,16 @@ class Run:
         """Where words and numbers go."""
         assert self._log is not None
         return self._log
+
+    def _check_length(self) -> None:
+        """RequestError when a resumed run is done already, or past the length now asked for."""
+        done = self.dir.read_summary().get("status") == "done"
+        if self.start > self.total or (self.start == self.total and done):
+            self.dir.close()
+            raise RequestError(
+                f"resume={self.dir.path}: the run is at step {self.start} already, of {self.total}; "
+                f"to go further set trainer.steps={2 * self.start}"
+            )
 
     def _warn(self, text: str) -> None:
         if self._log is None:
