@@ -31,31 +31,40 @@ class Sorted(NamedTuple):
     dropped: dict[str, str | None]
 
 
-def write_value(value: Any, tree: Tree | None = None) -> str:
-    """A value in the grammar of overrides."""
+def write_value(value: Any) -> str:
+    """A value in the grammar of overrides; `${...}` in a text stays an interpolation."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{k}:{write_value(v, tree)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{_write_key(k)}:{write_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(write_value(v, tree) for v in value) + "]"
+        return "[" + ",".join(write_value(v) for v in value) + "]"
     if not isinstance(value, str):
         return show_value(value)
-    if re.fullmatch(r"[\w./+-]+", value) and not _reads_as_other(value):
+    if re.fullmatch(r"[\w./+-]+", value, re.ASCII) and not _reads_as_other(value):
         return value
-    if re.fullmatch(r"\$\{[\w.]+\}", value):
+    if re.fullmatch(r"\$\{[\w.]+\}", value, re.ASCII):
         return value
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return quote(value, interpolate=True)
+
+
+def _write_key(key: Any) -> str:
+    """A key of a mapping: the grammar has no quotes there, only a backslash before its own characters."""
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key) if isinstance(key, str) else show_value(key)
 
 
 def _reads_as_other(text: str) -> bool:
     """Whether plain text would be read as null, a boolean or a number."""
-    if text.lower() in ("null", "true", "false", "nan", "inf", "-inf", "+inf"):
+    if text.lower().lstrip("+-") in ("null", "true", "false", "nan", "inf"):
         return True
-    return bool(re.fullmatch(r"[+-]?(\d[\d_]*)?\.?\d*([eE][+-]?\d+)?", text))
+    return bool(re.fullmatch(r"[+-]?(\d[\d_]*)?\.?[\d_]*([eE][+-]?[\d_]+)?", text))
 
 
-def quote(text: str) -> str:
-    """Text in the quotes of the grammar of overrides, to be read back as it is, `${` too."""
-    text = re.sub(r"(\\*)(\$\{)", lambda m: m[1] * 2 + "\\" + m[2], text)
+def quote(text: str, *, interpolate: bool = False) -> str:
+    """Text in the quotes of the grammar of overrides, to be read back as it is: `${` too, unless `interpolate`.
+
+    The grammar takes a backslash as it is, except before a quote and at the end.
+    """
+    if not interpolate:
+        text = re.sub(r"(\\*)(\$\{)", lambda m: m[1] * 2 + "\\" + m[2], text)
     text = re.sub(r'(\\*)(")', lambda m: m[1] * 2 + '\\"', text)
     return '"' + re.sub(r"\\+\Z", lambda m: m[0] * 2, text) + '"'
 
@@ -152,17 +161,13 @@ def _parse_problem(tree: Tree, line: str, error: Exception) -> Problem:
         return _unreadable(line, kind="bare")
     key, _, value = line.partition("=")
     if re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w./@-]*", key):
-        for meant in (f"{key}={value.lstrip('=').strip()}", f"{key}={_quoted(value)}"):
+        for meant in (f"{key}={value.lstrip('=').strip()}", f"{key}={quote(value, interpolate=True)}"):
             if meant != line and _parses(tree, meant):
                 return _unreadable(
                     line, meant, "the value cannot be read; text with special characters needs quotes"
                 )
     reason = str(error).strip().splitlines()
     return _unreadable(line, None, "cannot be read" + (f": {reason[0]}" if reason else ""))
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _parses(tree: Tree, line: str) -> bool:
