@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from lmx.cli.commands import available, command, find
+
 _BASH = """_lmx_complete() {
     local IFS=$'\\n'
     local word="${COMP_LINE:0:$COMP_POINT}"
@@ -67,8 +69,6 @@ def answer(arguments: Sequence[str]) -> int:
 
 def candidates(line: str) -> list[str]:
     """What may stand in place of the last word of a command line."""
-    from lmx.cli.main import available, find
-
     words = line.split()
     word = "" if not line or line[-1].isspace() else words.pop()
     before = words[1:]
@@ -107,8 +107,7 @@ _FLAGS = (
 def _in_command(name: str, rest: Sequence[str], word: str) -> list[str]:
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
-    from lmx.cli.job import parse
-    from lmx.cli.main import command
+    from lmx.cli.arguments import parse
     from lmx.config.compose import Composer
 
     if word.startswith("-"):

@@ -7,12 +7,13 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from lmx.cli.arguments import hydra_flags, parse, places_of, resume_target, value_of
 from lmx.cli.command import Command
 from lmx.config.errors import (
     DONE,
@@ -21,7 +22,6 @@ from lmx.config.errors import (
     WRONG_REQUEST,
     ConfigError,
     LmxError,
-    Problem,
     RequestError,
     format_problems,
 )
@@ -37,11 +37,6 @@ class JobFailed(Exception):
 
     def __str__(self) -> str:
         return self.message
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise RequestError(message)
 
 
 @dataclass
@@ -167,8 +162,8 @@ def execute(command: Command, arguments: list[str]) -> int:
 
 def _execute(command: Command, arguments: list[str]) -> int:
     options = parse(command, arguments)
-    places = _places(options)
-    flags, overrides = _flags(options), options.overrides
+    places = places_of(options)
+    flags, overrides = hydra_flags(options), options.overrides
     task = Task(command, places)
     if options.shell_completion or options.info is not None or options.hydra_help:
         return _enter(task, [*flags, *overrides])
@@ -177,7 +172,7 @@ def _execute(command: Command, arguments: list[str]) -> int:
     target = resume_target(overrides) if command.resumable else None
     if target is not None:
         return _resume(task, options, overrides, target)
-    if options.multirun or _mode(overrides) == "MULTIRUN":
+    if options.multirun or value_of(overrides, "hydra.mode") == "MULTIRUN":
         return _sweep(task, flags, overrides)
     from lmx.config.compose import Composer
 
@@ -187,107 +182,6 @@ def _execute(command: Command, arguments: list[str]) -> int:
         raise ConfigError(problems, command.name)
     code = _enter(task, [*flags, *overrides])
     return code or max((failed[1] for failed in task.outcome.failed), default=DONE)
-
-
-def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own options and the overrides, in any order; ConfigError for options that do not exist."""
-    from hydra._internal.utils import get_args_parser
-
-    parser = _Parser(prog=f"lmx {command.name}", add_help=False)
-    for action in get_args_parser()._actions:
-        if action.option_strings and action.dest not in ("help", "version", "experimental_rerun"):
-            parser._add_action(action)
-    options, rest = parser.parse_known_args(list(arguments))
-    flags = {name: action.nargs != 0 for action in parser._actions for name in action.option_strings}
-    words, wrong = _without_dashes(rest, {"--help": False} | flags, command.name)
-    if command.literal and not options.multirun:
-        from lmx.config.overrides import taken_literally
-
-        words = [taken_literally(word, command.literal) for word in words]
-    options.overrides = command.with_implied(words)
-    if wrong:
-        from lmx.config.compose import Composer
-
-        composer = Composer(
-            command.name, command.schema_class(), overrides=options.overrides, **_places(options)
-        )
-        raise ConfigError([*wrong, *composer.check(options.overrides)[1]], command.name)
-    return options
-
-
-def _without_dashes(
-    words: Sequence[str], flags: Mapping[str, bool], command: str
-) -> tuple[list[str], list[Problem]]:
-    """The overrides, and a problem for each word that looks like an option: `--steps 100`, `--steps=100`.
-
-    `flags` are the options there are, and whether they take a value.
-    """
-    from lmx.config.near import nearest
-
-    overrides: list[str] = []
-    wrong: list[Problem] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            overrides.append(word)
-        elif word != "--":
-            name, equals, value = word.partition("=")
-            near = nearest(name, flags, cutoff=0.75)
-            if near is not None:
-                if flags[near] and not equals and rest:
-                    equals, value = " ", rest.pop(0)
-                message, meant = f"unknown option; the nearest is {near}", f"{near}{equals}{value}"
-                word = f"{name}{equals}{value}"
-                wrong.append(Problem(word, message, origin="command line", fix=meant, kind="syntax"))
-                continue
-            meant = word.lstrip("-") if equals else None
-            if meant is None and rest and "=" not in rest[0] and not rest[0].startswith("-"):
-                meant = f"{word.lstrip('-')}={rest[0]}"
-                word = f"{word} {rest.pop(0)}"
-            message = "unknown option; a key is set without dashes, key=value"
-            message += "" if meant else f" (lmx {command} --help lists options and keys)"
-            wrong.append(Problem(word, message, origin="command line", fix=meant, kind="syntax"))
-    return overrides, wrong
-
-
-def _places(options: argparse.Namespace) -> dict[str, Any]:
-    return {"conf": options.config_path, "config_dir": options.config_dir, "primary": options.config_name}
-
-
-def _flags(options: argparse.Namespace) -> list[str]:
-    """The options as Hydra's own command line takes them."""
-    flags: list[str] = []
-    for name in ("cfg", "package", "info", "config_dir", "config_path", "config_name"):
-        if getattr(options, name, None) is not None:
-            flags += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    for name in ("resolve", "run", "multirun", "shell_completion", "hydra_help"):
-        if getattr(options, name, False):
-            flags.append(f"--{name.replace('_', '-')}")
-    if options.config_path is not None:
-        flags[flags.index("--config-path") + 1] = str(Path(options.config_path).resolve())
-    return flags
-
-
-def _value_of(overrides: Sequence[str], key: str) -> str | None:
-    found = None
-    for line in overrides:
-        name, equals, value = line.partition("=")
-        if equals and name.lstrip("+") == key:
-            found = value
-    return found
-
-
-def resume_target(overrides: Sequence[str]) -> str | None:
-    """The run directory of `resume=`; None where no run goes on."""
-    value = _value_of(overrides, "resume")
-    if value is None or value.lower() in ("null", ""):
-        return None
-    return os.path.expanduser(value.strip("'\""))
-
-
-def _mode(overrides: Sequence[str]) -> str | None:
-    return _value_of(overrides, "hydra.mode")
 
 
 def _show(task: Task, flags: list[str], overrides: list[str]) -> int:
@@ -314,14 +208,14 @@ def _resume(task: Task, options: argparse.Namespace, overrides: list[str], targe
     name = task.command.name
     if options.multirun:
         raise RequestError("resume= goes on with one run; it cannot be swept")
-    if _value_of(overrides, "hydra.run.dir") is not None:
+    if value_of(overrides, "hydra.run.dir") is not None:
         raise RequestError(f"resume={target} goes on in that directory; leave hydra.run.dir out")
     schema, extendable = task.command.schema_class(), task.command.extendable
     load_resumed(target, overrides, schema, command=name, extendable=extendable, **task.places)
     task.resumed = overrides
     folder = write_value(os.path.abspath(target))
     own = [line for line in overrides if line.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    code = _enter(task, [*_flags(options), f"hydra.run.dir={folder}", *own])
+    code = _enter(task, [*hydra_flags(options), f"hydra.run.dir={folder}", *own])
     return code or max((failed[1] for failed in task.outcome.failed), default=DONE)
 
 

@@ -2,39 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
-
-class Entry(NamedTuple):
-    """A line of the dispatch table: the module with the command, and what it does."""
-
-    module: str
-    summary: str
-
-
-COMMANDS: dict[str, Entry] = {
-    "train": Entry("lmx.cli.train", "train a model, or a sweep of models; go on with a run"),
-    "eval": Entry("lmx.cli.eval", "loss, perplexity and bits per byte of a checkpoint"),
-    "generate": Entry("lmx.cli.generate", "continue prompts with a checkpoint"),
-    "chat": Entry("lmx.cli.chat", "a conversation in the terminal"),
-    "export": Entry("lmx.cli.export", "write a model as a HuggingFace directory"),
-    "runs": Entry("lmx.cli.runs", "list, compare and plot runs"),
-    "data prepare": Entry("lmx.cli.data", "tokenise text into shards"),
-    "data inspect": Entry("lmx.cli.data", "show batches as training sees them"),
-    "tokenizer train": Entry("lmx.cli.tokenizer", "learn a tokenizer from text"),
-    "verify resume": Entry("lmx.cli.verify", "prove that a resumed run equals an uninterrupted one"),
-    "verify mesh": Entry("lmx.cli.verify", "prove that meshes agree"),
-    "bench train": Entry("lmx.cli.bench", "measure training speed"),
-    "bench data": Entry("lmx.cli.bench", "measure how fast the data pipeline alone delivers"),
-    "bench generate": Entry("lmx.cli.generate", "measure prefill and decoding"),
-    "schema": Entry("lmx.cli.schema", "write JSON Schemas, with which editors complete and check the YAML"),
-}
-"""Every command; one whose primary configuration is not there yet is not shown."""
+from lmx.cli.commands import available, command, find, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,47 +49,3 @@ def run(arguments: list[str]) -> int:
     from lmx.cli.job import execute
 
     return execute(command(name), rest)
-
-
-def command(name: str):
-    """The `Command` of a name in the table."""
-    module = importlib.import_module(COMMANDS[name].module)
-    return next(c for c in module.COMMANDS if c.name == name)
-
-
-def available() -> dict[str, Entry]:
-    """The commands whose primary configuration exists."""
-    package = Path(__file__).resolve().parents[1]
-    folder = package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-    return {name: e for name, e in COMMANDS.items() if (folder / f"{name.replace(' ', '_')}.yaml").is_file()}
-
-
-def find(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The command that the first words name, and the words after it."""
-    names = available()
-    for length in (2, 1):
-        name = " ".join(arguments[:length])
-        if name in names:
-            return name, list(arguments[length:])
-    return None, []
-
-
-def unknown(arguments: Sequence[str]) -> str:
-    """What to say of a command that does not exist: the nearest one, or the members of its family."""
-    import difflib
-
-    names = list(available())
-    family = [name for name in names if name.split()[0] == arguments[0] and " " in name]
-    if family:
-        wanted = f"{arguments[0]} {arguments[1]}" if len(arguments) > 1 else arguments[0]
-        near = difflib.get_close_matches(wanted, family, n=1)
-        hint = (
-            f"lmx {near[0]}" if near and len(arguments) > 1 else ", ".join(f"lmx {name}" for name in family)
-        )
-        return f"lmx {arguments[0]}: which of {', '.join(n.split()[1] for n in family)}?\n    try: {hint}"
-    words = [*names, *(name.split()[0] for name in names)]
-    near = difflib.get_close_matches(arguments[0], words, n=1, cutoff=0.5)
-    hint = f"\n    try: lmx {' '.join([near[0], *arguments[1:]])}" if near else ""
-    if "=" in arguments[0] and not near:
-        hint = f"\n    try: lmx train {' '.join(arguments)}"
-    return f"lmx: there is no command {arguments[0]!r}{hint}\n    commands: {', '.join(names)}"

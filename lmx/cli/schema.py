@@ -20,7 +20,7 @@ class Request(Config):
 
 def run(composed: Any, run_dir: Path) -> None:
     """Writes a schema for each primary configuration and each group; prints how an editor finds them."""
-    from lmx.cli.main import available, command
+    from lmx.cli.commands import available, command
     from lmx.config.files import conf_dir
     from lmx.config.json_schema import all_schemas
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lmx.cli.commands import COMMANDS, available, command, find, unknown
 from lmx.cli.completion import candidates
-from lmx.cli.main import COMMANDS, available, command, find, run, unknown
+from lmx.cli.main import run
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lmx.cli.job import parse
-from lmx.cli.main import command
+from lmx.cli.arguments import parse
+from lmx.cli.commands import command
 from lmx.config.compose import Composer
 from lmx.config.errors import ConfigError, LmxError, Problem, format_problem
 from lmx.config.sweep import check_sweep
