@@ -1,20 +1,9 @@
 """Data: sources, tokenizers, packing, mixing, loading."""
 
 from lmx.data.command_config import Inspection, Preparation, TokenizerTraining
-from lmx.data.config import (
-    ArrayRecords,
-    Corpus,
-    Data,
-    JsonLines,
-    Mixture,
-    Parquet,
-    Split,
-    Stage,
-    Stdlib,
-    Synthetic,
-    TextFiles,
-    TokenShards,
-)
+from lmx.data.config import Data, RowSpec, Split, Synthetic, TokenShards
+from lmx.data.corpus_config import ArrayRecords, Corpus, JsonLines, Parquet, Stdlib, TextFiles
+from lmx.data.mixture_config import Mixture, Stage
 from lmx.data.tokenizer_config import Bytes, HuggingFace, Pretrained, Tiktoken, Tokenizer, TrainedBPE
 
 __all__ = [
@@ -29,6 +18,7 @@ __all__ = [
     "Parquet",
     "Preparation",
     "Pretrained",
+    "RowSpec",
     "Split",
     "Stage",
     "Stdlib",

@@ -6,7 +6,8 @@ from typing import Literal
 
 from lmx.config.component import Config, field
 from lmx.config.types import Count, Flag, Positive, Text
-from lmx.data.config import Corpus, Data
+from lmx.data.config import Data
+from lmx.data.corpus_config import Corpus
 from lmx.data.tokenizer_config import Tokenizer
 
 

@@ -1,10 +1,13 @@
-"""`data`: what is read, and how it becomes rows of tokens. Free of jax until `build`."""
+"""`data`: what is read, and how it becomes rows of tokens. Free of jax until a dataset is opened.
+
+Here is what all sources share, token shards and synthetic tokens; text is in `corpus_config`, mixtures in
+`mixture_config`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationInfo, field_validator
 
@@ -14,14 +17,10 @@ from lmx.data.files import fault_of
 
 if TYPE_CHECKING:
     from lmx.data.dataset import Dataset
-    from lmx.data.sources import Source
     from lmx.data.tokenizers import TokenizerImpl
 
 Packing = Literal["stream", "concat", "best_fit", "none"]
 Windows = Literal["blocks", "random"]
-Boundary = Literal["eos", "bos", "both", "none"]
-InvalidUtf8 = Literal["error", "replace", "skip"]
-FILES = "files, globs or directories"
 
 
 class Split(Config):
@@ -35,8 +34,27 @@ class Split(Config):
     seed: Count = field("another seed keeps other documents (by: document)")
 
 
+class RowSpec(NamedTuple):
+    """What a run asks of its data.
+
+    sequence_length    tokens in a row
+    seed               decides the order of the rows, and nothing else does
+    global_batch_size  rows in a step, for a source that counts in steps (the stages of a mixture); None: not known
+    vocab_size         the ids that the model knows: ids of an unrecorded tokenizer lie below it; None: the tokenizer's
+    """
+
+    sequence_length: int
+    seed: int
+    global_batch_size: int | None = None
+    vocab_size: int | None = None
+
+
 class Data(Component):
     """What is read."""
+
+    def open(self, tokenizer: TokenizerImpl, wanted: RowSpec) -> Dataset:
+        """The rows that a run wants; ValueError naming the key, its value and the cure where they cannot be had."""
+        raise NotImplementedError(f"{type(self).__name__}.open")
 
     def build(
         self,
@@ -47,13 +65,8 @@ class Data(Component):
         global_batch_size: int | None = None,
         vocab_size: int | None = None,
     ) -> Dataset:
-        """Rows of `sequence_length` tokens, in an order that only `seed` decides.
-
-        `global_batch_size` is needed where a source counts in steps (the stages of a mixture). `vocab_size` are the
-        ids that the model knows (None: the tokenizer's): ids of an unrecorded tokenizer must lie below it.
-        ValueError naming the key, its value and the cure when something is missing, damaged or too little.
-        """
-        raise NotImplementedError
+        """See `open`; the keywords are the fields of `RowSpec`."""
+        return self.open(tokenizer, RowSpec(sequence_length, seed, global_batch_size, vocab_size))
 
 
 class Rows(Data):
@@ -81,100 +94,6 @@ class Rows(Data):
         return windows
 
 
-class Corpus(Rows):
-    """Documents of text, tokenised once into a cache."""
-
-    document_boundary: Boundary = field(
-        "special tokens put around each document: eos after it, bos before it"
-    )
-    invalid_utf8: InvalidUtf8 = field(
-        "text that is not UTF-8: error stops, replace puts U+FFFD, skip leaves it out"
-    )
-    max_bytes: Positive | None = field(
-        "files are read in order until their sizes reach this; null: all", unit="bytes"
-    )
-    cache_dir: Text = field("where tokenised text is kept between runs", effect="bookkeeping")
-    prepare_workers: Count | None = field(
-        "processes that tokenise; null: one a processor", effect="throughput"
-    )
-
-    def source(self) -> Source:
-        """The documents to train on (and to split)."""
-        raise NotImplementedError
-
-    def eval_source(self) -> Source | None:
-        """The documents to evaluate on, where they are apart."""
-        return None
-
-    def build(
-        self,
-        tokenizer: TokenizerImpl,
-        *,
-        sequence_length: int,
-        seed: int,
-        global_batch_size: int | None = None,
-        vocab_size: int | None = None,
-    ) -> Dataset:
-        """Tokenises what is not in the cache yet, splits, packs."""
-        from lmx.data.dataset import build_corpus
-
-        return build_corpus(self, tokenizer, sequence_length=sequence_length, seed=seed)
-
-
-class Stdlib(Corpus):
-    """The source of Python's own standard library on this machine, a document a file."""
-
-    exclude: list[Text] = field("names of directories and files that are left out")
-
-    def source(self) -> Source:
-        """The library's `.py` files."""
-        from lmx.data.sources import DelimitedFiles, limit_bytes, standard_library
-
-        return DelimitedFiles(limit_bytes(standard_library(self.exclude), self.max_bytes), separator=None)
-
-
-class Files(Corpus):
-    """Documents in files that the user names."""
-
-    path: Text | list[Text] = field(FILES, example="book.txt")
-    eval_path: Text | list[Text] | None = field(
-        "the same, to evaluate on (split is not used then); null: split decides"
-    )
-    suffixes: list[Text] = field("endings of the files taken from a directory")
-
-    @field_validator("eval_path")
-    @classmethod
-    def _one_evaluation(cls, eval_path: Any, info: ValidationInfo) -> Any:
-        return check_one_evaluation(eval_path, info)
-
-    @classmethod
-    def faults(cls, node: Mapping[str, Any]) -> list[Fault]:
-        """Paths that name no text."""
-        suffixes = node.get("suffixes")
-        known = isinstance(suffixes, list) and all(isinstance(suffix, str) for suffix in suffixes)
-        return path_faults(node, suffixes if known and suffixes else [""])
-
-    def open_files(self, files: tuple[str, ...]) -> Source:
-        """The source over these files."""
-        raise NotImplementedError
-
-    def source(self) -> Source:
-        """The documents of `path`."""
-        from lmx.data.files import find_files
-        from lmx.data.sources import limit_bytes
-
-        files = find_files(self.path, key="data.path", suffixes=self.suffixes)
-        return self.open_files(limit_bytes(files, self.max_bytes))
-
-    def eval_source(self) -> Source | None:
-        """The documents of `eval_path`."""
-        from lmx.data.files import find_files
-
-        if self.eval_path is None:
-            return None
-        return self.open_files(find_files(self.eval_path, key="data.eval_path", suffixes=self.suffixes))
-
-
 def path_faults(node: Mapping[str, Any], suffixes: Sequence[str]) -> list[Fault]:
     """Of `path` and `eval_path`: those that name no file, or empty ones."""
     found = []
@@ -197,64 +116,6 @@ def check_one_evaluation(eval_path: Any, info: ValidationInfo) -> Any:
     if eval_path is None and info.data.get("split", ...) is None:
         raise ValueError("nothing says what to evaluate on; set eval_path, or split={by: document, ...}")
     return eval_path
-
-
-class TextFiles(Files):
-    """Plain text."""
-
-    separator: Text | None = field("the text between two documents of a file; null: a file is a document")
-
-    def open_files(self, files: tuple[str, ...]) -> Source:
-        """Text files."""
-        from lmx.data.sources import DelimitedFiles
-
-        return DelimitedFiles(files, separator=self.separator)
-
-
-class JsonLines(Files):
-    """A field of JSON lines, with or without a prompt before it."""
-
-    path: Text | list[Text] = field(FILES, example="corpus.jsonl")
-    prompt_field: Text | None = field("a field put before the text; none of its tokens is learnt")
-    prompt_joiner: Text = field("text between prompt and text; belongs to the prompt")
-    field: Text = field("the field that holds the text")
-
-    def open_files(self, files: tuple[str, ...]) -> Source:
-        """JSON lines."""
-        from lmx.data.sources import JsonLinesFiles
-
-        return JsonLinesFiles(
-            files, field=self.field, prompt_field=self.prompt_field, joiner=self.prompt_joiner
-        )
-
-
-class Parquet(Files):
-    """A text column of Parquet files."""
-
-    path: Text | list[Text] = field(FILES, example="corpus.parquet")
-    field: Text = field("the column that holds the text")
-
-    def open_files(self, files: tuple[str, ...]) -> Source:
-        """Parquet files."""
-        from lmx.data.sources import ParquetFiles
-
-        return ParquetFiles(files, field=self.field)
-
-
-class ArrayRecords(Files):
-    """Records of ArrayRecord files, a document each."""
-
-    path: Text | list[Text] = field(FILES, example="corpus.array_record")
-    record: Literal["text", "json", "uint16", "uint32"] = field(
-        "what a record holds: text, JSON, or token ids"
-    )
-    field: Text = field("the field of a JSON record that holds the text (record=json)")
-
-    def open_files(self, files: tuple[str, ...]) -> Source:
-        """ArrayRecord files."""
-        from lmx.data.sources import ArrayRecordFiles
-
-        return ArrayRecordFiles(files, record=self.record, field=self.field)
 
 
 class TokenShards(Rows):
@@ -283,21 +144,11 @@ class TokenShards(Rows):
         """Paths that name no shards."""
         return path_faults(node, [".bin"])
 
-    def build(
-        self,
-        tokenizer: TokenizerImpl,
-        *,
-        sequence_length: int,
-        seed: int,
-        global_batch_size: int | None = None,
-        vocab_size: int | None = None,
-    ) -> Dataset:
+    def open(self, tokenizer: TokenizerImpl, wanted: RowSpec) -> Dataset:
         """Opens the shards; ValueError when one is cut short or another tokenizer's."""
         from lmx.data.dataset import build_shards
 
-        return build_shards(
-            self, tokenizer, sequence_length=sequence_length, seed=seed, vocab_size=vocab_size
-        )
+        return build_shards(self, tokenizer, wanted)
 
 
 class Synthetic(Data):
@@ -312,90 +163,8 @@ class Synthetic(Data):
     examples: Positive = field("rows of an epoch")
     eval_examples: Positive = field("rows to evaluate on")
 
-    def build(
-        self,
-        tokenizer: TokenizerImpl,
-        *,
-        sequence_length: int,
-        seed: int,
-        global_batch_size: int | None = None,
-        vocab_size: int | None = None,
-    ) -> Dataset:
+    def open(self, tokenizer: TokenizerImpl, wanted: RowSpec) -> Dataset:
         """Rows drawn from (seed, index); the vocabulary is the tokenizer's."""
         from lmx.data.synthetic import build_synthetic
 
-        return build_synthetic(
-            self, vocab_size=tokenizer.vocab_size, sequence_length=sequence_length, seed=seed
-        )
-
-
-class Stage(Config):
-    """Other weights from some step on."""
-
-    from_step: Positive = field("the step at which these weights begin")
-    weights: dict[str, NonNegative] = field("source -> weight; a source left out is not read")
-
-
-def check_weights(weights: dict[str, float], info: ValidationInfo) -> None:
-    """ValueError for weights of sources that are not there, or that are all zero."""
-    sources = info.data.get("sources")
-    unknown = sorted(set(weights) - set(sources or weights))
-    if unknown:
-        raise ValueError(
-            f"no source is called {', '.join(unknown)}; the sources are {', '.join(sources or [])}"
-        )
-    if not any(weights.values()):
-        raise ValueError("no source has a weight above 0")
-
-
-class Mixture(Data):
-    """Several sources by weight, exact over every block of examples."""
-
-    sources: dict[str, Data] = field("name -> what is read")
-    weights: dict[str, NonNegative] = field("source -> weight, from the first step on")
-    stages: list[Stage] = field("later changes of the weights, in order of their steps")
-    block: Positive = field("examples over which the weights are exact (rounded to whole examples)")
-
-    @field_validator("sources")
-    @classmethod
-    def _some_source(cls, sources: dict[str, Data]) -> dict[str, Data]:
-        if not sources:
-            raise ValueError("no source; add one with '+data@data.sources.NAME=OPTION'")
-        return sources
-
-    @field_validator("weights")
-    @classmethod
-    def _known_weights(cls, weights: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        check_weights(weights, info)
-        return weights
-
-    @field_validator("stages")
-    @classmethod
-    def _stages_in_order(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
-        for before, after in pairwise([0, *(stage.from_step for stage in stages)]):
-            if after <= before:
-                raise ValueError(f"stages must be in order of steps, but from_step={after} follows {before}")
-        for stage in stages:
-            check_weights(stage.weights, info)
-        return stages
-
-    def build(
-        self,
-        tokenizer: TokenizerImpl,
-        *,
-        sequence_length: int,
-        seed: int,
-        global_batch_size: int | None = None,
-        vocab_size: int | None = None,
-    ) -> Dataset:
-        """Builds every source and interleaves them."""
-        from lmx.data.mixture import build_mixture
-
-        return build_mixture(
-            self,
-            tokenizer,
-            sequence_length=sequence_length,
-            seed=seed,
-            global_batch_size=global_batch_size,
-            vocab_size=vocab_size,
-        )
+        return build_synthetic(self, tokenizer.vocab_size, wanted)

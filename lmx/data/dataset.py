@@ -19,7 +19,7 @@ from lmx.data.sources import Source
 from lmx.types import Batch
 
 if TYPE_CHECKING:
-    from lmx.data import config
+    from lmx.data import config, corpus_config
     from lmx.data.tokenizers import TokenizerImpl
 
 log = logging.getLogger("lmx.data")
@@ -58,16 +58,11 @@ def endless(rows: Rows, seed: int) -> grain.MapDataset:
 
 
 def make_dataset(
-    train: View,
-    evaluation: View,
-    options: config.Rows,
-    *,
-    sequence_length: int,
-    seed: int,
-    about: dict[str, Any],
+    train: View, evaluation: View, options: config.Rows, wanted: config.RowSpec, *, about: dict[str, Any]
 ) -> Dataset:
     """Rows over both views; ValueError when one has too little text for a row."""
-    kinds = {"packing": options.packing, "windows": options.windows, "seed": mix64(seed, 2)}
+    sequence_length = wanted.sequence_length
+    kinds = {"packing": options.packing, "windows": options.windows, "seed": mix64(wanted.seed, 2)}
     train_rows = make_rows(train, sequence_length, train=True, **kinds)
     eval_rows = make_rows(evaluation, sequence_length, train=False, **kinds)
     if not len(train_rows):
@@ -92,7 +87,7 @@ def make_dataset(
         "eval": describe(evaluation, eval_rows, len(eval_rows), sequence_length),
     }
     return Dataset(
-        endless(train_rows, seed),
+        endless(train_rows, wanted.seed),
         grain.MapDataset.source(eval_rows),
         per_epoch,
         train_rows.tokens,
@@ -166,7 +161,7 @@ def _mix_array(keys: np.ndarray, seed: int) -> np.ndarray:
 
 
 def cached(
-    options: config.Corpus, source: Source, tokenizer: TokenizerImpl
+    options: corpus_config.Corpus, source: Source, tokenizer: TokenizerImpl
 ) -> tuple[Prepared, dict[str, Any]]:
     """The source's tokens, from the cache or put there now, and what to tell of it."""
     recipe = Recipe(source, tokenizer, options.document_boundary, options.invalid_utf8)
@@ -189,9 +184,7 @@ def cached(
     return found, {"cache": str(directory), "reused": False}
 
 
-def build_corpus(
-    options: config.Corpus, tokenizer: TokenizerImpl, *, sequence_length: int, seed: int
-) -> Dataset:
+def build_corpus(options: corpus_config.Corpus, tokenizer: TokenizerImpl, wanted: config.RowSpec) -> Dataset:
     """Documents, tokenised, split and packed."""
     prepared, about = cached(options, options.source(), tokenizer)
     view = all_of(prepared)
@@ -206,19 +199,12 @@ def build_corpus(
     else:
         assert options.split is not None
         train, evaluation = split_view(view, prepared.documents["key"], options.split)
-    return make_dataset(train, evaluation, options, sequence_length=sequence_length, seed=seed, about=about)
+    return make_dataset(train, evaluation, options, wanted, about=about)
 
 
-def build_shards(
-    options: config.TokenShards,
-    tokenizer: TokenizerImpl,
-    *,
-    sequence_length: int,
-    seed: int,
-    vocab_size: int | None = None,
-) -> Dataset:
+def build_shards(options: config.TokenShards, tokenizer: TokenizerImpl, wanted: config.RowSpec) -> Dataset:
     """Token shards, split and packed."""
-    known = tokenizer.vocab_size if vocab_size is None else vocab_size
+    known = tokenizer.vocab_size if wanted.vocab_size is None else wanted.vocab_size
     view, keys = _open_shards(options.path, options, tokenizer, known, "data.path")
     if keys is None and options.packing in ("concat", "best_fit", "none"):
         raise ValueError(
@@ -234,7 +220,7 @@ def build_shards(
         assert options.split is not None
         train, evaluation = split_view(view, keys, options.split)
     about = {"tokens": len(view), "shards": len(view.store.shards)}
-    return make_dataset(train, evaluation, options, sequence_length=sequence_length, seed=seed, about=about)
+    return make_dataset(train, evaluation, options, wanted, about=about)
 
 
 def _open_shards(

@@ -14,7 +14,8 @@ from lmx.data.packing import mix64
 from lmx.types import Batch
 
 if TYPE_CHECKING:
-    from lmx.data import config
+    from lmx.data.config import RowSpec
+    from lmx.data.mixture_config import Mixture
     from lmx.data.tokenizers import TokenizerImpl
 
 
@@ -116,28 +117,17 @@ def with_segments(one: Batch) -> Batch:
     return one._replace(positions=np.arange(length, dtype=np.int32), segments=np.ones(length, np.int32))
 
 
-def build_mixture(
-    options: config.Mixture,
-    tokenizer: TokenizerImpl,
-    *,
-    sequence_length: int,
-    seed: int,
-    global_batch_size: int | None,
-    vocab_size: int | None = None,
-) -> Dataset:
+def build_mixture(options: Mixture, tokenizer: TokenizerImpl, wanted: RowSpec) -> Dataset:
     """Builds every source and interleaves them. An epoch ends when the first source has been read once."""
+    global_batch_size = wanted.global_batch_size
     if options.stages and global_batch_size is None:
         raise ValueError(
             "data.stages counts in steps, which needs trainer.global_batch_size; give it, or set stages=[]"
         )
     names = list(options.sources)
     parts = [
-        options.sources[name].build(
-            tokenizer,
-            sequence_length=sequence_length,
-            seed=mix64(seed, zlib.crc32(name.encode())) % 2**32,
-            global_batch_size=global_batch_size,
-            vocab_size=vocab_size,
+        options.sources[name].open(
+            tokenizer, wanted._replace(seed=mix64(wanted.seed, zlib.crc32(name.encode())) % 2**32)
         )
         for name in names
     ]
@@ -158,7 +148,7 @@ def build_mixture(
         "train": {
             "examples": examples,
             "tokens": tokens,
-            "fill": round(tokens / (examples * sequence_length), 4),
+            "fill": round(tokens / (examples * wanted.sequence_length), 4),
         },
         "eval": {"examples": sum(len(part.eval) for part in parts)},
     }

@@ -62,9 +62,7 @@ class SyntheticRows:
         return Batch(row[:-1], row[1:], np.ones(self.length, np.float32))
 
 
-def build_synthetic(
-    options: config.Synthetic, *, vocab_size: int, sequence_length: int, seed: int
-) -> Dataset:
+def build_synthetic(options: config.Synthetic, vocab_size: int, wanted: config.RowSpec) -> Dataset:
     """Two sides of rows from different draws of one rule."""
 
     def rows(count: int, side: int) -> SyntheticRows:
@@ -73,8 +71,8 @@ def build_synthetic(
             exponent=options.exponent,
             branching=options.branching,
             vocab_size=vocab_size,
-            length=sequence_length,
-            seed=mix64(seed if side == 0 else 0, 4 + side),
+            length=wanted.sequence_length,
+            seed=mix64(wanted.seed if side == 0 else 0, 4 + side),
             count=count,
         )
 
@@ -87,5 +85,9 @@ def build_synthetic(
         "eval": {"examples": len(evaluation), "tokens": evaluation.tokens, "fill": 1.0},
     }
     return Dataset(
-        endless(train, seed), grain.MapDataset.source(evaluation), len(train), train.tokens, description
+        endless(train, wanted.seed),
+        grain.MapDataset.source(evaluation),
+        len(train),
+        train.tokens,
+        description,
     )
