@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmx.data.files import TRAINED
 from lmx.data.prepare import PART_BYTES, as_text
 from lmx.data.sources import Source
-from lmx.data.tokenizer_config import ABOUT
 from lmx.data.tokenizers import TiktokenTokenizer, load_ranks, save_ranks
 
 RANKS, JSON = "ranks.tiktoken", "tokenizer.json"
@@ -105,21 +105,21 @@ def save(tokenizer: Any, directory: Path, *, pattern: str, specials: Sequence[st
     }
     save_ranks(ranks, directory / RANKS)
     tokenizer.save(str(directory / JSON))
-    temporary = directory / f".{ABOUT}.{os.getpid()}"
+    temporary = directory / f".{TRAINED}.{os.getpid()}"
     temporary.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, directory / ABOUT)
+    os.replace(temporary, directory / TRAINED)
     return about
 
 
 def load(path: str, *, vocab_size: int, eos: str | None, bos: str | None) -> TiktokenTokenizer:
     """A tokenizer that `train` made, from its directory; ValueError when the directory holds none."""
     directory = Path(path).expanduser()
-    if not (directory / ABOUT).is_file():
+    if not (directory / TRAINED).is_file():
         raise ValueError(
-            f"tokenizer.path={path} holds no trained tokenizer ({ABOUT} is missing); "
+            f"tokenizer.path={path} holds no trained tokenizer ({TRAINED} is missing); "
             "make one with: lmx tokenizer train to=DIR"
         )
-    about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
+    about = json.loads((directory / TRAINED).read_text(encoding="utf-8"))
     ranks = load_ranks(str(directory / RANKS))
     return TiktokenTokenizer(
         ranks,

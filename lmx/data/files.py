@@ -8,6 +8,9 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 
+TRAINED = "about.json"
+"""What `lmx tokenizer train` writes last in its directory."""
+
 
 def find_files(
     patterns: str | Sequence[str], *, key: str, suffixes: Sequence[str] = (), exclude: Sequence[str] = ()

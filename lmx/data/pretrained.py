@@ -11,7 +11,6 @@ import numpy as np
 import yaml
 
 from lmx.data.chat import Template
-from lmx.data.tokenizer_config import Tokenizer
 from lmx.data.tokenizers import (
     HuggingFaceTokenizer,
     TiktokenTokenizer,
@@ -170,8 +169,17 @@ class IdsOnly:
         return " ".join(f"[{i}]" for i in np.asarray(ids).tolist())
 
 
+def configured(path: str) -> dict[str, Any] | None:
+    """The configuration of the tokenizer that a run, or the run of a checkpoint, was trained with; else None."""
+    folder = Path(path).expanduser()
+    for run in (folder, folder.parent.parent):
+        if (run / "config.yaml").is_file():
+            return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["tokenizer"]
+    return None
+
+
 def open_tokenizer(path: str, *, vocab_size: int) -> TokenizerImpl:
-    """The tokenizer in a HuggingFace directory or of a run, or an `IdsOnly` where there is none.
+    """The tokenizer in a HuggingFace directory, or an `IdsOnly` where there is none.
 
     ValueError for files that cannot be read.
     """
@@ -180,10 +188,6 @@ def open_tokenizer(path: str, *, vocab_size: int) -> TokenizerImpl:
         raise ValueError(
             f"tokenizer.path={path}: no such directory; give the HuggingFace directory of the tokenizer"
         )
-    for run in (folder, folder.parent.parent):
-        if (run / "config.yaml").is_file():
-            config = yaml.safe_load((run / "config.yaml").read_text())
-            return Tokenizer.model_validate(config["tokenizer"]).build()
     if (folder / "tokenizer.json").is_file():
         return PretrainedTokenizer(folder, vocab_size=vocab_size)
     for file in [*sorted(folder.glob("*.tiktoken")), folder / "tokenizer.model"]:

@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lmx.config.component import Component, Fault, field
 from lmx.config.types import Count, Positive, Text
-from lmx.data.files import fault_of
+from lmx.data.files import TRAINED, fault_of
 
 if TYPE_CHECKING:
     from lmx.data.tokenizers import TokenizerImpl
-
-
-ABOUT = "about.json"
-"""What `lmx tokenizer train` wrote last in its directory."""
 
 
 class Tokenizer(Component):
@@ -101,9 +97,9 @@ class TrainedBPE(Tokenizer):
     def faults(cls, node: Mapping[str, Any]) -> list[Fault]:
         """A path that is no directory of a trained tokenizer."""
         path = node.get("path")
-        if not isinstance(path, str) or os.path.isfile(os.path.join(os.path.expanduser(path), ABOUT)):
+        if not isinstance(path, str) or os.path.isfile(os.path.join(os.path.expanduser(path), TRAINED)):
             return []
-        missing = f"{path} holds no trained tokenizer ({ABOUT} is missing)"
+        missing = f"{path} holds no trained tokenizer ({TRAINED} is missing)"
         return [Fault("path", f"{missing}; make one with: lmx tokenizer train to={path}")]
 
     def build(self) -> TokenizerImpl:
@@ -114,12 +110,15 @@ class TrainedBPE(Tokenizer):
 
 
 class Pretrained(Tokenizer):
-    """The tokenizer in a HuggingFace directory: tokenizer.json, with special tokens and chat template beside it."""
+    """The tokenizer in a HuggingFace directory, its special tokens and chat template with it, or that of a run."""
 
     path: Text = field("the directory", effect="bookkeeping", example="DIR")
 
     def build(self) -> TokenizerImpl:
         """The tokenizer; where the directory has none, one that knows ids alone."""
-        from lmx.data.pretrained import open_tokenizer
+        from lmx.data.pretrained import configured, open_tokenizer
 
+        of_run = configured(self.path)
+        if of_run is not None:
+            return Tokenizer.model_validate(of_run).build()
         return open_tokenizer(self.path, vocab_size=self.vocab_size)
