@@ -11,7 +11,7 @@ import pytest
 from tests.support import ROOT
 
 FLOORS = [
-    ["config"],
+    ["chips", "config"],
     ["sharding", "types"],
     ["params"],
     ["layers", "optim", "data", "io"],

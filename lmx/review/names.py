@@ -1,0 +1,214 @@
+"""Names of buffers: an argument's path, or the variable of the program that a temporary holds.
+
+Each instruction says which line of which function it comes from; the variable that this line assigns is the name.
+What a loop gathers or carries is named by what the loop's body puts there.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from lmx.review.buffers import Buffer
+from lmx.review.hlo import Computation, Frame, Instruction, Module, Shape
+
+PACKAGE = str(Path(__file__).resolve().parents[1])
+_PASSED = {
+    "bitcast",
+    "copy",
+    "convert",
+    "reshape",
+    "transpose",
+    "broadcast",
+    "copy-done",
+    "copy-start",
+    "slice",
+}
+_ASSIGNED = re.compile(
+    r"^\s*(?:return\b|(\(?[A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*\)?)\s*(?::[^=]+)?(?:[-+*/]|)=(?!=))"
+)
+
+
+def argument_name(op_name: str) -> str:
+    """`state.params['layers'][0]['mlp']['up']` as `params.layers.0.mlp.up`."""
+    text = op_name.replace("\\'", "'")
+    text = re.sub(
+        r"\[(?:'([^']*)'|<flat index (\d+)>|(\d+))\]", lambda m: "." + next(g for g in m.groups() if g), text
+    )
+    return re.sub(r"^(?:state|args|kwargs)\.", "", text)
+
+
+class Namer:
+    """Names for the buffers of one program."""
+
+    def __init__(self, module: Module, parameters: dict[tuple[int, ...], list[str]] | None = None):
+        """`parameters`: shape of a parameter's part on one device -> names of the parameters that have it."""
+        self.module = module
+        self.parameters = parameters or {}
+        self._users: dict[str, dict[str, list[Instruction]]] = {}
+
+    def __call__(self, buffer: Buffer) -> str:
+        """Name of a buffer: `params.layers.0.mlp.up`, `gradient of ...`, or `gate_BTF in mlp (layers/mlp.py:40)`."""
+        computation = self.module.computations[buffer.computation]
+        instruction = computation.by_name[buffer.instruction]
+        if instruction.opcode == "parameter":
+            return argument_name(instruction.op_name) or instruction.name
+        found, stacked = self._source(computation, instruction, 0)
+        backward = "transpose(" in found.op_name or "transpose(" in instruction.op_name
+        alike = self.parameters.get(buffer.shape.dims, [])
+        if stacked and backward and alike:
+            return f"gradient of {_joined(alike)}"
+        name = self.place(found) or self.place(instruction)
+        if alike and (not name or stacked):
+            role = "gradient" if backward else "copy"
+            return f"{role} of {_joined(alike)}" + (f" in {buffer.shape.dtype}" if role == "copy" else "")
+        name = name or found.op_name or instruction.op_name or instruction.name
+        if stacked:
+            return f"{name}, of every layer"
+        if "rematted_computation" in found.op_name:
+            return f"{name}, computed again"
+        return f"{name}, backward" if backward else name
+
+    def place(self, instruction: Instruction) -> str:
+        """`variable in function (file:line)`, of the innermost line that is the package's; empty where none is."""
+        frames = self.module.stack(instruction)
+        own = [frame for frame in frames if frame.file.startswith(PACKAGE)]
+        return place_name(own[0]) if own else ""
+
+    # ---- where a value comes from
+
+    def _source(self, inside: Computation, value: Instruction, depth: int) -> tuple[Instruction, bool]:
+        """The instruction that says most of what `value` holds, and whether it is a loop's stack of them."""
+        loop = self._loop_that_fills(inside, value, 0) if depth < 3 else None
+        if loop is not None:
+            body, written = loop
+            return self._source(body, written, depth + 1)[0], True
+        while value.opcode in _PASSED and value.operands and not self.place(value):
+            before = inside.by_name.get(value.operands[0])
+            if before is None:
+                break
+            value = before
+        if value.opcode == "fusion" and not self.place(value) and (called := self.module.called(value)):
+            root = called[0].root
+            if self.place(root):
+                return root, False
+        return value, False
+
+    def _uses(self, inside: Computation) -> dict[str, list[Instruction]]:
+        if inside.name not in self._users:
+            users: dict[str, list[Instruction]] = {}
+            for instruction in inside.instructions:
+                for name in instruction.operands:
+                    users.setdefault(name, []).append(instruction)
+            self._users[inside.name] = users
+        return self._users[inside.name]
+
+    def _loop_that_fills(
+        self, inside: Computation, value: Instruction, depth: int
+    ) -> tuple[Computation, Instruction] | None:
+        """The body of a loop that writes into `value` a slice at a time, and what it writes."""
+        for user in self._uses(inside).get(value.name, []):
+            if user.opcode in ("copy", "bitcast") and depth < 4:
+                found = self._loop_that_fills(inside, user, depth + 1)
+                if found is not None:
+                    return found
+            if user.opcode != "tuple":
+                continue
+            places = [i for i, name in enumerate(user.operands) if name == value.name]
+            for loop in self._uses(inside).get(user.name, []):
+                if loop.opcode != "while":
+                    continue
+                body = self.module.computations[(loop.attribute("body") or "").lstrip("%")]
+                for place in places:
+                    written = self._written(body, place)
+                    if written is not None:
+                        return body, written
+        return None
+
+    def _written(self, body: Computation, place: int) -> Instruction | None:
+        """What a loop's body writes as a slice into part `place` of what it carries."""
+        root = body.root
+        if root.opcode != "tuple" or place >= len(root.operands):
+            return None
+        value = body.by_name.get(root.operands[place])
+        for _ in range(6):
+            if value is None:
+                return None
+            if value.opcode == "dynamic-update-slice":
+                return body.by_name.get(value.operands[1])
+            if value.opcode == "fusion" and (called := self.module.called(value)):
+                return self._slice_of_fusion(body, value, called[0])
+            if value.opcode in (*_PASSED, "get-tuple-element") and value.operands:
+                index = int(value.attribute("index") or 0) if value.opcode == "get-tuple-element" else None
+                before = body.by_name.get(value.operands[0])
+                if index is not None and before is not None and before.opcode == "fusion":
+                    called = self.module.called(before)
+                    return self._slice_of_fusion(body, before, called[0], index) if called else None
+                value = before
+            else:
+                return None
+        return None
+
+    def _slice_of_fusion(
+        self, body: Computation, fusion: Instruction, inner: Computation, index: int | None = None
+    ) -> Instruction | None:
+        update: Instruction | None = inner.root
+        if index is not None and update.opcode == "tuple":
+            update = inner.by_name.get(update.operands[index])
+        while update is not None and update.opcode in ("bitcast", "copy") and update.operands:
+            update = inner.by_name.get(update.operands[0])
+        if update is None or update.opcode != "dynamic-update-slice":
+            return None
+        written = inner.by_name.get(update.operands[1])
+        while written is not None and written.opcode in _PASSED and written.operands:
+            written = inner.by_name.get(written.operands[0])
+        if written is not None and written.opcode == "parameter":
+            return body.by_name.get(fusion.operands[int(written.operand_text)])
+        return written
+
+
+def place_name(frame: Frame) -> str:
+    """`variable in function (layers/mlp.py:40)`."""
+    short = frame.file.removeprefix(PACKAGE).lstrip("/")
+    function = frame.function.rpartition(".")[2]
+    variable = assigned(frame.file, frame.line)
+    what = f"{variable} in {function}" if variable else f"result of {function}"
+    return f"{what} ({short}:{frame.line})"
+
+
+@lru_cache(maxsize=4096)
+def assigned(file: str, line: int) -> str | None:
+    """The variable that the statement around a line assigns; None where it assigns none."""
+    for number in range(line, max(line - 8, 0), -1):
+        text = linecache.getline(file, number)
+        match = _ASSIGNED.match(text)
+        if match:
+            return match[1].strip("()") if match[1] else None
+        if re.match(r"\s*(def|class|with|for|if|while|else|elif|@)\b", text):
+            return None
+    return None
+
+
+def shapes_of_parameters(module: Module) -> dict[tuple[int, ...], list[str]]:
+    """Shape of a part on one device -> parameters that have it, with more than one dimension."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for parameter in module.entry.parameters().values():
+        name = argument_name(parameter.op_name)
+        if (
+            name.startswith("params.")
+            and isinstance(parameter.shape, Shape)
+            and len(parameter.shape.dims) > 1
+        ):
+            found.setdefault(parameter.shape.dims, []).append(name.removeprefix("params."))
+    return found
+
+
+def _joined(names: Sequence[str]) -> str:
+    """`layers.0.mlp.gate|up` for names that differ in their end."""
+    starts = {name.rpartition(".")[0] for name in names}
+    if len(starts) == 1 and len(names) > 1:
+        return f"{names[0].rpartition('.')[0]}.{'|'.join(n.rpartition('.')[2] for n in names)}"
+    return " or ".join(names[:3])
