@@ -56,6 +56,10 @@ class Data(Component):
         """The rows that a run wants; ValueError naming the key, its value and the cure where they cannot be had."""
         raise NotImplementedError(f"{type(self).__name__}.open")
 
+    def segmented(self) -> bool:
+        """Whether every row carries positions and segments, because several documents may lie in it."""
+        return False
+
     def build(
         self,
         tokenizer: TokenizerImpl,
@@ -92,6 +96,10 @@ class Rows(Data):
                 f"windows=random goes with packing=stream, not packing={packing}; set windows=blocks"
             )
         return windows
+
+    def segmented(self) -> bool:
+        """Whether documents are told apart in a row."""
+        return self.packing in ("concat", "best_fit")
 
 
 def path_faults(node: Mapping[str, Any], suffixes: Sequence[str]) -> list[Fault]:

@@ -66,6 +66,10 @@ class Mixture(Data):
             check_weights(stage.weights, info)
         return stages
 
+    def segmented(self) -> bool:
+        """Rows of a mixture are alike: with segments as soon as one source has them."""
+        return any(source.segmented() for source in self.sources.values())
+
     def open(self, tokenizer: TokenizerImpl, wanted: RowSpec) -> Dataset:
         """Builds every source and interleaves them."""
         from lmx.data.mixture import build_mixture
