@@ -36,17 +36,21 @@ def model_config(option: str, changes: dict[str, Any] | None = None) -> Any:
     return Model.model_validate(OmegaConf.to_container(OmegaConf.create(tree), resolve=True)["model"])
 
 
+def kernels_config(option: str, changes: dict[str, Any] | None = None) -> Any:
+    """A validated `kernels` option."""
+    from lmx.layers import Kernels
+
+    register()
+    tree = OmegaConf.create(read_option("kernels", option, changes))
+    return Kernels.model_validate(OmegaConf.to_container(tree, resolve=True))
+
+
 def build_model(
     config: Any, *, dtype: str = "float32", kernels: str = "plain", shard: Shard = lambda x, axes: x
 ) -> Any:
     """The model on one device."""
-    from lmx.layers import Kernels
-
-    register()
-    knobs = Kernels.model_validate(
-        OmegaConf.to_container(OmegaConf.create(read_option("kernels", kernels)), resolve=True)
-    )
-    return config.build(compute_dtype=jnp.dtype(dtype), kernels=knobs.build("cpu", n_devices=1), shard=shard)
+    built = kernels_config(kernels).build("cpu", n_devices=1)
+    return config.build(compute_dtype=jnp.dtype(dtype), kernels=built, shard=shard)
 
 
 def train_config(changes: dict[str, Any]) -> Any:

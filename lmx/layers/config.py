@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmx.config.component import Config, field
-from lmx.config.types import Positive, PositiveReal
+from lmx.config.types import Flag, Positive, PositiveReal
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from lmx.layers.kernels import KernelSet
+
+
+class Splash(Config):
+    """Blocks of the splash kernel, in tokens: multiples of 128; no result depends on them."""
+
+    query_block: Positive = field("queries read at once, forward", unit="tokens", effect="throughput")
+    key_block: Positive = field("keys read at once, forward", unit="tokens", effect="throughput")
+    key_block_computed: Positive = field("of these, multiplied at a time", unit="tokens", effect="throughput")
+    query_block_backward: Positive = field(
+        "queries read at once, backward", unit="tokens", effect="throughput"
+    )
+    key_block_backward: Positive = field("keys read at once, backward", unit="tokens", effect="throughput")
+    key_block_computed_backward: Positive = field(
+        "of these, multiplied at a time", unit="tokens", effect="throughput"
+    )
+    fused_backward: Flag = field(
+        "one backward pass instead of two; the gradient of the queries is then held once for each block of keys",
+        effect="throughput",
+    )
 
 
 class Kernels(Config):
@@ -22,11 +44,13 @@ class Kernels(Config):
         "nonlinearities: plain, or with gradients written out for CPU; auto: cpu on one CPU device",
         effect="throughput",
     )
-    attention: Literal["auto", "dot_product", "blockwise", "cpu"] = field(
-        "all scores at once, in blocks of queries that are recomputed backward, or in blocks that are kept (cpu); "
-        "auto: cpu on one CPU device, else blockwise",
+    attention: Literal["auto", "dot_product", "blockwise", "cpu", "splash", "cudnn"] = field(
+        "all scores at once; in blocks of queries that are recomputed backward; in blocks that are kept (cpu); or a "
+        "fused kernel of TPU (splash) or NVIDIA GPU (cudnn); auto: the platform's own where it can serve (cpu: on one "
+        "device), else blockwise",
         effect="throughput",
     )
+    splash: Splash = field("blocks of the splash kernel", effect="throughput")
     attention_block: Positive = field(
         "fewest queries in a block of blockwise and cpu: smaller blocks skip more of what causality hides, larger "
         "ones make better products",
@@ -45,8 +69,19 @@ class Kernels(Config):
         effect="throughput",
     )
 
-    def build(self, platform: str, n_devices: int = 1) -> KernelSet:
-        """The functions, for `jax.default_backend()` and the size of the mesh."""
+    def build(
+        self,
+        platform: str,
+        n_devices: int = 1,
+        *,
+        mesh: Mesh | None = None,
+        rules: Mapping[str, Any] | None = None,
+    ) -> KernelSet:
+        """The functions, for a platform and the size of the mesh.
+
+        `mesh` and its `rules` are needed for kernels that are not partitioned by themselves (splash) on several
+        devices.
+        """
         from lmx.layers.kernels import build
 
-        return build(self, platform, n_devices)
+        return build(self, platform, n_devices, mesh=mesh, rules=rules)

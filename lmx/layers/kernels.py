@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lmx.layers import cpu, grouped, loss, scores
+from lmx.layers import choice, cpu, cudnn, grouped, loss, scores, splash
 from lmx.layers.activations import ACTIVATIONS
+from lmx.layers.choice import Needs
 from lmx.layers.grouped import Grouping
 from lmx.layers.loss import Head, Losses
+from lmx.layers.names import ATTENTION_CONTEXT, named
+from lmx.layers.partition import over_mesh
 
 if TYPE_CHECKING:
     from lmx.layers.config import Kernels
@@ -29,6 +33,8 @@ class KernelSet(NamedTuple):
     attention(q_BTNH, k_BSKH, v_BSKH, *, window, softcap, scale, q_positions_BT=, k_positions_BS=,
               q_segments_BT=, k_segments_BS=, sinks_N=) -> o_BTNH
         see `lmx.layers.scores`.
+    attention_name(needs) -> str
+        the kernel that a layer with these needs gets; ValueError where the one that is asked for cannot serve.
     group(experts_MJ, n_experts) -> Grouping
         tokens in the order of their experts, and the product with those: see `lmx.layers.grouped`.
     cross_entropy(hidden_BTD, head, targets_BT, weights_BT, *, z_loss) -> Losses
@@ -40,6 +46,7 @@ class KernelSet(NamedTuple):
     einsums: Callable[[Sequence[str], jax.Array, Sequence[jax.Array]], tuple[jax.Array, ...]]
     activation: dict[str, Callable[[jax.Array], jax.Array]]
     attention: Callable[..., jax.Array]
+    attention_name: Callable[[Needs], str]
     group: Callable[[jax.Array, int], Grouping]
     cross_entropy: Callable[..., Losses]
     token_losses: Callable[..., jax.Array]
@@ -55,8 +62,15 @@ def plain_einsums(specs: Sequence[str], x: jax.Array, weights: Sequence[jax.Arra
     return tuple(plain_einsum(spec, x, w) for spec, w in zip(specs, weights, strict=True))
 
 
-def build(config: Kernels, platform: str, n_devices: int) -> KernelSet:
-    """The kernels that `config` names; `auto` is decided here, by platform and number of devices alone."""
+def build(
+    config: Kernels,
+    platform: str,
+    n_devices: int,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    rules: Mapping[str, Any] | None = None,
+) -> KernelSet:
+    """The kernels that `config` names; `auto` is decided here, by platform, number of devices and needs alone."""
     # The kernels of cpu.py are written for one process's matrix library, not for a partitioned program.
     auto = "cpu" if platform == "cpu" and n_devices == 1 else "plain"
 
@@ -80,23 +94,12 @@ def build(config: Kernels, platform: str, n_devices: int) -> KernelSet:
     def token_losses(hidden_BTD: jax.Array, head: Head, targets_BT: jax.Array) -> jax.Array:
         return loss.token_losses(hidden_BTD, head, targets_BT, chunks=chunks(hidden_BTD, head))
 
-    def in_blocks(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        def of(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, **masks: Any) -> jax.Array:
-            blocks = max(1, min(config.attention_blocks, q_BTNH.shape[1] // config.attention_block))
-            return attention(q_BTNH, k_BSKH, v_BSKH, blocks=blocks, **masks)
+    def attention_name(needs: Needs) -> str:
+        return choice.chosen(config.attention, platform, n_devices, needs)
 
-        return of
-
-    blockwise = in_blocks(scores.blockwise)
     einsum = {"plain": plain_einsum, "cpu": cpu.einsum}
     einsums = {"plain": plain_einsums, "cpu": cpu.einsums}
     activation = {"plain": ACTIVATIONS, "cpu": cpu.CPU_ACTIVATIONS}
-    attention = {
-        "dot_product": scores.dot_product,
-        "blockwise": blockwise,
-        "plain": blockwise,
-        "cpu": in_blocks(cpu.attention),
-    }
     group = {
         "ragged": grouped.ragged,
         "plain": grouped.ragged,
@@ -107,8 +110,62 @@ def build(config: Kernels, platform: str, n_devices: int) -> KernelSet:
         einsum=einsum[chosen("products")],
         einsums=einsums[chosen("products")],
         activation=activation[chosen("activations")],
-        attention=attention[chosen("attention")],
+        attention=_attention(config, attention_name, mesh=mesh, rules=rules),
+        attention_name=attention_name,
         group=group[chosen("experts")],
         cross_entropy=cross_entropy,
         token_losses=token_losses,
     )
+
+
+def _attention(
+    config: Kernels,
+    name_of: Callable[[Needs], str],
+    *,
+    mesh: jax.sharding.Mesh | None,
+    rules: Mapping[str, Any] | None,
+) -> Callable[..., jax.Array]:
+    """`KernelSet.attention`: each call goes to the kernel that its layer gets."""
+
+    def in_blocks(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def of(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, **masks: Any) -> jax.Array:
+            blocks = max(1, min(config.attention_blocks, q_BTNH.shape[1] // config.attention_block))
+            return attention(q_BTNH, k_BSKH, v_BSKH, blocks=blocks, **masks)
+
+        return of
+
+    blocks = splash.Blocks(**config.splash.model_dump())
+    one_device = partial(splash.attention, blocks=blocks)
+    functions: dict[str, Callable[..., jax.Array]] = {
+        "dot_product": scores.dot_product,
+        "blockwise": in_blocks(scores.blockwise),
+        "cpu": in_blocks(cpu.attention),
+        "splash": one_device if mesh is None or rules is None else over_mesh(one_device, mesh, rules),
+        "cudnn": cudnn.attention,
+    }
+
+    def attention(
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        *,
+        sinks_N: jax.Array | None = None,
+        softcap: float | None,
+        q_positions_BT: jax.Array | None = None,
+        k_positions_BS: jax.Array | None = None,
+        **masks: Any,
+    ) -> jax.Array:
+        needs = Needs(
+            q_BTNH.dtype.name, q_BTNH.shape[-1], v_BSKH.shape[-1], softcap is not None, sinks_N is not None
+        )
+        name = name_of(needs)
+        if q_positions_BT is not None:
+            masks |= {"q_positions_BT": q_positions_BT, "k_positions_BS": k_positions_BS}
+            name = "blockwise" if name in choice.PLATFORMS else name  # the fused kernels know no cache
+        if name != "cudnn":
+            masks |= {"sinks_N": sinks_N, "softcap": softcap}
+        o_BTNH = functions[name](q_BTNH, k_BSKH, v_BSKH, **masks)
+        # Splash names its result, and what its backward pass needs of it, inside.
+        return o_BTNH if name == "splash" else named(o_BTNH, ATTENTION_CONTEXT)
+
+    return attention

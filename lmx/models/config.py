@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lmx.config.component import Component, Config, field
 from lmx.config.types import Count, Decay, Flag, NonNegative, Positive, PositiveReal, Text
+from lmx.layers.choice import Needs
 from lmx.models.position import Position
 
 if TYPE_CHECKING:
@@ -182,6 +183,10 @@ class Model(Component):
         """Longest sequence that the model has positions for; None: any."""
         return None
 
+    def attention_needs(self, compute_dtype: str) -> Needs | None:
+        """What its layers ask of an attention kernel; None where it has no attention."""
+        return None
+
     def problems(self) -> list[tuple[str, str, str]]:
         """Contradictions between keys: (key, message, fix)."""
         return []
@@ -232,6 +237,12 @@ class Decoder(Model):
     def max_length(self) -> int | None:
         """Longest sequence: the learned table's, or None."""
         return self.position.learned
+
+    def attention_needs(self, compute_dtype: str) -> Needs:
+        """What its layers ask of an attention kernel."""
+        latent, knobs = self.attention.latent, self.attention
+        value_dim = latent.value_dim if latent else self.head_dim
+        return Needs(compute_dtype, self.head_dim, value_dim, knobs.softcap is not None, knobs.sinks)
 
     @property
     def rope_dim(self) -> int:

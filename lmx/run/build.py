@@ -51,9 +51,15 @@ def use_compile_cache(folder: str | None) -> None:
 
 
 def build_model(config: Any, mesh: jax.sharding.Mesh, compute_dtype: str) -> tuple[Model, KernelSet]:
-    """The model of a configuration with `model`, `mesh` and `kernels`, and the kernels it computes with."""
+    """The model of a configuration with `model`, `mesh` and `kernels`, and the kernels it computes with.
+
+    ValueError where the attention kernel that is asked for does not run here, or lacks what the model needs.
+    """
     platform = mesh.devices.flat[0].platform
-    kernels = config.kernels.build(platform, n_devices=mesh.size)
+    kernels = config.kernels.build(platform, n_devices=mesh.size, mesh=mesh, rules=config.mesh.rules)
+    needs = config.model.attention_needs(compute_dtype)
+    if needs is not None:
+        kernels.attention_name(needs)  # says what cannot be, before anything is compiled
     shard = make_shard(mesh, config.mesh.rules)
     return config.model.build(compute_dtype=jnp.dtype(compute_dtype), kernels=kernels, shard=shard), kernels
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmx.layers import Kernels, cpu, scores
+from lmx.layers import cpu, scores
 from lmx.layers.activations import ACTIVATIONS
 from lmx.layers.kernels import plain_einsum
+from tests.support import kernels_config
 
 SPECS = {
     "btd,dnh->btnh": ((2, 6, 16), (16, 4, 8)),
@@ -154,10 +155,7 @@ def test_positions_are_what_hides(variant):
 
 
 def test_auto_is_cpu_on_one_cpu_device_only():
-    choices = {"products": "auto", "activations": "auto", "attention": "auto", "experts": "auto"}
-    config = Kernels.model_validate(
-        choices | {"attention_block": 4, "attention_blocks": 4, "logits_mib": 128}
-    )
+    config = kernels_config("auto")
     assert config.build("cpu").einsum is cpu.einsum
     assert config.build("cpu", n_devices=8).einsum is plain_einsum
     assert config.build("tpu").einsum is plain_einsum
