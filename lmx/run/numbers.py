@@ -68,6 +68,10 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
         f"{readable(held.get('tokens', 0))} to evaluate on",
         f"mesh: {mesh}, {device.platform} ({device.device_kind})",
     ]
+    needs = config.model.attention_needs(trainer.compute_dtype)
+    if needs is not None:
+        asked = " (auto)" if config.kernels.attention == "auto" else ""
+        lines.append(f"attention: {parts.kernels.attention_name(needs)}{asked}")
     for row in config.optimizer.table(specs):
         lines.append(
             f"  {row.rule}{'' if row.group == ALL_OTHERS else f' ({row.group})'}: "
