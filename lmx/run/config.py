@@ -36,6 +36,7 @@ class TrainConfig(Config):
         """Contradictions between keys: (key, message, fix that can be pasted)."""
         return [
             *self.model.problems(),
+            *self.mesh.problems(self.model.logical_axes()),
             *_length_problems(self),
             *_batch_problems(self),
             *_size_problems(self),
@@ -44,15 +45,9 @@ class TrainConfig(Config):
 
 def _length_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
     t = config.trainer
-    if t.steps is None and t.tokens is None and t.epochs is None:
-        return [
-            (
-                "trainer.steps",
-                "the run has no length: one of trainer.steps, trainer.tokens and trainer.epochs must be set "
-                "(trainer.duration alone gives the schedule nothing to follow)",
-                "trainer.steps=1000",
-            )
-        ]
+    if t.steps is None and t.tokens is None and t.epochs is None and t.duration is None:
+        message = "the run has no length: one of trainer.steps, tokens, epochs and duration must be set"
+        return [("trainer.steps", message, "trainer.steps=1000")]
     return []
 
 

@@ -8,7 +8,7 @@ from lmx.train import Trainer
 
 
 def total_steps(trainer: Trainer, *, examples_per_epoch: int) -> int:
-    """Steps until the first of trainer.steps, tokens and epochs is reached; at least one of them is set."""
+    """Steps until the first of trainer.steps, tokens and epochs is reached; one of them is set, by `pace` if not before."""
     sequences = trainer.batch_sequences()
     ends = []
     if trainer.steps is not None:

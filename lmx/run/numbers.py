@@ -1,18 +1,24 @@
-"""The figures of a run: throughput and MFU, the words at its start, `summary.json` at its end."""
+"""The figures of a run: throughput and MFU, the words at its start, `summary.json` and the words at its end."""
 
 from __future__ import annotations
 
+import json
+import shlex
 import statistics
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from lmx import params as param_tree
+from lmx.config.overrides import write_value
+from lmx.data.pretrained import IdsOnly
 from lmx.io.progress import readable
 from lmx.models.model import Flops
 from lmx.optim.groups import ALL_OTHERS
 from lmx.run.build import Parts
 from lmx.run.config import TrainConfig
+from lmx.sharding import describe_mesh
 from lmx.train.hardware import peak_flops
 
 WARM_UP_STEPS = 5
@@ -56,8 +62,6 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
     """What is about to be trained, on what, and how MFU is counted: the lines at the start of a run."""
     trainer, specs = config.trainer, parts.model.specs
     tokens = steps * throughput.tokens_per_step
-    mesh = " x ".join(f"{name} {size}" for name, size in parts.mesh.shape.items())
-    device = parts.mesh.devices.flat[0]
     train, held = dataset.description.get("train", {}), dataset.description.get("eval", {})
     lines = [
         f"{config.name}: {readable(param_tree.count(specs))} parameters, "
@@ -121,3 +125,22 @@ def summary(
         "device_kind": parts.mesh.devices.flat[0].device_kind,
         "hosts": jax.process_count(),
     }
+
+
+def words_at_end(results: dict[str, Any], config: TrainConfig, sample: str | None, tokenizer: Any) -> str:
+    """What a finished run prints on stdout: its results, a sample, where it lies, and what to try next."""
+    if config.output == "json":
+        return json.dumps(results)
+    bits = results["eval_bits_per_byte"]
+    measured = f"evaluation loss {results['eval_loss']:.4f} nats a token"
+    lines = ["", measured if bits is None else f"{measured}, {bits:.4f} bits per byte", ""]
+    if sample is not None:
+        lines += ["sample:", *(f"    {line}" for line in sample.splitlines()), ""]
+    path, here = Path(results["run_dir"]), Path.cwd()
+    shown = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    lines.append(f"run directory: {shlex.quote(shown)}")
+    if any((path / "checkpoints").glob("[0-9]*")):
+        ids = isinstance(tokenizer, IdsOnly)
+        prompt = f"prompt_tokens=[{tokenizer.eos_id or 0}]" if ids else f"prompt={config.trainer.sample.prompt}"
+        lines.append("next: " + shlex.join(["lmx", "generate", f"from={write_value(shown)}", prompt]))
+    return "\n".join(lines)

@@ -6,7 +6,6 @@ steps, and what is said at the end.
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 
 from lmx.config.errors import RequestError, Resumable, requests
+from lmx.config.overrides import write_value
 from lmx.data.dataset import row
 from lmx.data.loader import batches
 from lmx.io import sinks
@@ -28,7 +28,8 @@ from lmx.run.build import Parts, build, make_state, to_devices, use_compile_cach
 from lmx.run.config import TrainConfig
 from lmx.run.judge import Judge
 from lmx.run.length import total_steps
-from lmx.run.numbers import Throughput, describe, summary
+from lmx.run.numbers import Throughput, describe, summary, words_at_end
+from lmx.run.pace import with_steps
 from lmx.run.programs import StepPrograms
 from lmx.train.evaluate import Evaluation
 from lmx.train.loop import Events, Finished, run_steps
@@ -53,7 +54,7 @@ def train(composed: Any, run_path: Path, *, resume: bool) -> float:
                 run.close("stopped", finished)
                 raise Resumable(
                     f"stopped by {finished.stopped} after step {finished.step}; go on with\n"
-                    f"    lmx train resume={shlex.quote(str(run_path))}"
+                    "    " + shlex.join(["lmx", "train", f"resume={write_value(str(run_path))}"])
                 )
             return run.close("done", finished)
         except Resumable:
@@ -69,13 +70,14 @@ class Run:
     def __init__(self, composed: Any, run_path: Path, *, resume: bool) -> None:
         self.began = time.perf_counter()
         self.config: TrainConfig = composed.config
-        trainer = self.config.trainer
         try:
             with requests(), ThreadPoolExecutor(1) as reader:
                 sinks.check(self.config.logging)
                 _configure_jax(self.config)
                 # Text is read and tokenised while the parts are built.
                 reading: Future = reader.submit(_read_data, self.config)
+                composed = with_steps(composed, reading.result, resume=resume)
+                self.config, trainer = composed.config, composed.config.trainer
                 epoch = reading.result()[1].examples_per_epoch if trainer.epochs else 0
                 self.total = total_steps(trainer, examples_per_epoch=epoch)
                 self.parts: Parts = build(self.config, total_steps=self.total)
@@ -303,7 +305,7 @@ class Run:
         self._draw()
         self.log.close()
         if status == "done":
-            print(_result(results, self.config, sample))
+            print(words_at_end(results, self.config, sample, self.judge.tokenizer))
         self.dir.close()
         return found.loss if found else float("nan")
 
@@ -379,22 +381,3 @@ def _recent(step_times: list[float], n: int) -> float | None:
 def _flat(tree: Tree) -> dict[str, Any]:
     """Path -> number, or list of one number a layer."""
     return {path_name(path): leaf.tolist() for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def _result(results: dict[str, Any], config: TrainConfig, sample: str | None) -> str:
-    """What a finished run prints on stdout."""
-    if config.output == "json":
-        return json.dumps(results)
-    bits = results["eval_bits_per_byte"]
-    measured = f"evaluation loss {results['eval_loss']:.4f} nats a token"
-    lines = ["", measured if bits is None else f"{measured}, {bits:.4f} bits per byte", ""]
-    if sample is not None:
-        lines += ["sample:", *(f"    {line}" for line in sample.splitlines()), ""]
-    path = Path(results["run_dir"])
-    here = Path.cwd()
-    shown = shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
-    lines.append(f"run directory: {shown}")
-    if any((path / "checkpoints").glob("[0-9]*")):
-        prompt = shlex.quote(f"prompt={config.trainer.sample.prompt}")
-        lines.append(f"next: lmx generate from={shown} {prompt}")
-    return "\n".join(lines)

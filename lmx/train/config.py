@@ -51,7 +51,10 @@ class Trainer(Config):
     steps: Positive | None = field("updates")
     tokens: Positive | None = field("training tokens", unit="tokens")
     epochs: PositiveReal | None = field("passes over the training data")
-    duration: Duration | None = field("wall-clock time of training; the schedule does not know it", unit="s")
+    duration: Duration | None = field(
+        "wall-clock time of training, from each start; alone, it sets steps by the pace of the first ones",
+        unit="s",
+    )
     seed: Count = field("of the initial parameters, the order of the data, and dropout")
     sequence_length: Positive = field("context of a training example", unit="tokens")
     global_batch_size: BatchSize = field("a step's sequences over all hosts, or its tokens (`512k tokens`)")
