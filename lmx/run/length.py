@@ -8,7 +8,10 @@ from lmx.train import Trainer
 
 
 def total_steps(trainer: Trainer, *, examples_per_epoch: int) -> int:
-    """Steps until the first of trainer.steps, tokens and epochs is reached; one of them is set, by `pace` if not before."""
+    """Steps until the first of trainer.steps, tokens and epochs is reached.
+
+    One of them is set: where the request names a duration alone, `lmx.run.pace` has set the steps.
+    """
     sequences = trainer.batch_sequences()
     ends = []
     if trainer.steps is not None:
