@@ -61,16 +61,17 @@ class KVCache(NamedTuple):
     """Keys and values of the positions seen so far, those of all layers of one place in the repeating period together.
 
     keys, values    tuple, one a place (in the order of `params["layers"]`): a stack [L, B, K, S, H], or where layers
-                    are unrolled a tuple of L arrays [B, K, S, H]
+                    are unrolled a tuple of L arrays [B, K, S, H]. S is as many positions as the cache has room for,
+                    or where a layer's window or chunk is shorter, its length: position p then lies in slot p % S
     inputs          tuple, one a place: what each convolution of the layer was given, by name, [.., B, 1, S, D]
     tokens_BS       int32, the ids at those positions
-    lengths_B       int32, positions filled in each row; slots from there on may hold anything, and rows may differ
+    lengths_B       int32, positions filled in each row, and rows may differ; other slots may hold anything
     limits_B        int32, how long each row's sequence may become (as many positions as there are, unless the caller
                     knows better): rotary frequencies that go by the length of the whole sequence go by this
 
-    `forward` writes at `lengths` (or at `positions_BT`) and adds its T to every length. A caller with ragged rows
-    pads them on the right and sets `lengths` to the true ones afterwards: what lies beyond is not seen, and is
-    overwritten. A cache of exactly T positions is taken to be empty.
+    `forward` writes at `lengths` and adds its T to every length. A caller with ragged rows pads them on the right and
+    gives `segments_BT`, 0 for padding: that is not kept, and lengths grow by the rest. A cache of exactly T positions
+    is taken to be empty.
     """
 
     keys: Any

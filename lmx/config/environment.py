@@ -1,8 +1,8 @@
-"""The environment that training on a CPU wants, which must be there before the process makes its first array.
+"""The environment that computing on a CPU wants, which must be there before the process makes its first array.
 
-A training step on CPU makes and frees the same large buffers over and over. By default the C library returns each to
-the system and gets it back page by page, zeroed: about a fifth of a step's time. The settings below keep memory once
-it was used, in huge pages, in one arena. They are read when a process starts, so the command starts itself once
+A step on CPU makes and frees the same large buffers over and over. By default the C library returns each to the
+system and gets it back page by page, zeroed: about a fifth of a training step's time. The settings below keep memory
+once it was used, in huge pages, in one arena. They are read when a process starts, so the command starts itself once
 more (the same process id, standard streams and arguments; exit codes and signals are not in between).
 
 Nothing happens beside an accelerator, outside Linux with the GNU C library, or where LMX_ENVIRONMENT is set;
@@ -27,12 +27,12 @@ ALLOCATOR = {
 }
 """Variables of the GNU C library's malloc, see mallopt(3)."""
 
-COMMANDS = ("train", "bench")
+COMMANDS = ("train", "generate", "chat", "eval", "bench")
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
 
 
 def settle(arguments: Sequence[str]) -> None:
-    """Starts this process anew with the settings when the command of `arguments` trains on a CPU; else returns."""
+    """Starts this process anew with the settings when the command of `arguments` computes on a CPU; else returns."""
     wanted = settings(arguments, os.environ, accelerator=any(glob.glob(path) for path in ACCELERATORS))
     if wanted and _gnu_libc() and sys.executable:
         sys.stdout.flush()
@@ -46,8 +46,8 @@ def settings(
     """The variables to add, the mark among them; empty when nothing is to be done."""
     platforms = environment.get("JAX_PLATFORMS", "")
     on_cpu = platforms.split(",")[0] == "cpu" if platforms else not accelerator
-    trains = bool(arguments) and arguments[0] in COMMANDS and not {"-h", "--help", "--cfg"} & set(arguments)
-    if MARK in environment or not on_cpu or not trains:
+    computes = bool(arguments) and arguments[0] in COMMANDS and not {"-h", "--help", "--cfg"} & set(arguments)
+    if MARK in environment or not on_cpu or not computes:
         return {}
     return {name: value for name, value in ALLOCATOR.items() if name not in environment} | {MARK: "set"}
 

@@ -139,7 +139,8 @@ class IdsOnly:
     def __init__(self, folder: Path, *, vocab_size: int):
         self._folder = folder
         self.vocab_size, self.name = vocab_size, f"ids of {folder}"
-        ids = _ids(_json(folder / "generation_config.json").get("eos_token_id"))
+        self.generation = _json(folder / "generation_config.json")
+        ids = _ids(self.generation.get("eos_token_id"))
         ids = ids or _ids(_json(folder / "config.json").get("eos_token_id"))
         self.eos_ids = tuple(i for i in ids if 0 <= i < vocab_size)
         self.eos_id: int | None = self.eos_ids[0] if self.eos_ids else None

@@ -78,7 +78,7 @@ class Engine:
         self.max_batch, self.steps = max_batch, min(steps, STEPS)
         chosen = partial(_choose, model, vocab_size)
         self._prefill = jax.jit(partial(_prefill, model, chosen))
-        self._grow = jax.jit(_grow, static_argnums=1)
+        self._grow = jax.jit(partial(_grow, model), static_argnums=1)
         self._decode = jax.jit(partial(_decode, model, chosen), donate_argnums=1)
 
     def check(self, request: Request) -> None:
@@ -233,9 +233,10 @@ def _prefill(
     """The prompts, padded on the right to one length, and the first token after each."""
     b, t = tokens_BT.shape
     empty = model.init_cache(b, t)._replace(limits=controls.prompt + controls.limit)
-    out = model.forward(params, tokens_BT, cache=empty)
-    assert out.cache is not None
-    cache = out.cache._replace(lengths=controls.prompt)
+    real_BT = (jnp.arange(t) < controls.prompt[:, None]).astype(jnp.int32)
+    out = model.forward(params, tokens_BT, segments_BT=real_BT, cache=empty)
+    cache = out.cache
+    assert cache is not None
     last_BD = jnp.take_along_axis(out.hidden, controls.prompt[:, None, None] - 1, axis=1)[:, 0]
     first = chosen(params, last_BD, controls, cache)
     made_B = jnp.minimum(controls.limit, 1)
@@ -243,18 +244,14 @@ def _prefill(
     return state, jax.tree.map(lambda x: x[:, None], first)
 
 
-def _grow(state: Rows, length: int) -> Rows:
-    """The same with room for `length` positions."""
+def _grow(model: Model, state: Rows, length: int) -> Rows:
+    """The same with room for `length` positions; layers that look back no further than they have room for stay."""
 
-    def longer(x: jax.Array, axis: int) -> jax.Array:
-        room = [(0, 0)] * x.ndim
-        room[axis] = (0, length - x.shape[axis])
-        return jnp.pad(x, room)
+    def longer(x: jax.Array, wanted: Any) -> jax.Array:
+        return jnp.pad(x, [(0, n - m) for m, n in zip(x.shape, wanted.shape, strict=True)])
 
-    cache = state.cache
-    rows = {"keys": cache.keys, "values": cache.values, "inputs": cache.inputs}
-    rows = jax.tree.map(lambda x: longer(x, x.ndim - 2), rows)
-    return state._replace(cache=cache._replace(**rows, tokens=longer(cache.tokens, 1)))
+    wanted = jax.eval_shape(lambda: model.init_cache(state.done.shape[0], length))
+    return state._replace(cache=jax.tree.map(longer, state.cache, wanted))
 
 
 def _decode(

@@ -192,26 +192,6 @@ def choose(
     return Chosen(ids_B, *jax.lax.cond(jnp.any(c.logprobs), _logprobs, lambda *_: nothing, logits_BV, ids_B))
 
 
-def sample(
-    logits_BV: jax.Array,
-    key: jax.Array,
-    *,
-    temperature: float,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> jax.Array:
-    """Token ids, int32 [B], all rows by the same rules and from one key; `temperature` 0 takes the most probable."""
-    if temperature == 0.0:
-        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    b = logits_BV.shape[0]
-    logits_BV = logits_BV / temperature
-    if top_k is not None:
-        logits_BV = keep_top_k(logits_BV, jnp.full((b,), top_k, jnp.int32))
-    if top_p is not None:
-        logits_BV = keep_top_p(logits_BV, jnp.full((b,), top_p, jnp.float32))
-    return jax.random.categorical(key, logits_BV, axis=-1).astype(jnp.int32)
-
-
 def seed_words(seed: int) -> np.ndarray:
     """uint32 [2]: a seed's high and low word."""
     return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)

@@ -33,6 +33,13 @@ class TextStream:
         whole = self._tokenizer.decode_bytes([*self._context, *ids])
         return whole[len(self._base) :] if whole.startswith(self._base) else self._tokenizer.decode_bytes(ids)
 
+    def _decoded(self, ids: Sequence[int]) -> str:
+        """The text without a character at its end that may not be whole yet.
+
+        Some tokenizers decode to text and write U+FFFD for such a one: that is kept back as well.
+        """
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(self._bytes(ids)).rstrip("\ufffd")
+
     def push(self, ids: Sequence[int]) -> str:
         """What can be shown now, after these further ids; empty once a stop text was found."""
         if self.stopped:
@@ -40,7 +47,7 @@ class TextStream:
         self._ids += [int(i) for i in ids]
         self.kept = len(self._ids)
         # An incremental decoder keeps a character's first bytes back until the last is there.
-        self.text = codecs.getincrementaldecoder("utf-8")("replace").decode(self._bytes(self._ids))
+        self.text = self._decoded(self._ids)
         found = [at for at in (self.text.find(s) for s in self._stop) if at >= 0]
         if found:
             self.stopped = True
@@ -72,6 +79,6 @@ class TextStream:
         low, high = 0, len(self._ids)
         while low < high:
             middle = (low + high) // 2
-            text = codecs.getincrementaldecoder("utf-8")("replace").decode(self._bytes(self._ids[:middle]))
+            text = self._decoded(self._ids[:middle])
             low, high = (low, middle) if len(text) >= length else (middle + 1, high)
         return low

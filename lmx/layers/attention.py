@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmx.layers.cache import CacheSlot
+from lmx.layers.cache import CacheSlot, Filling, Held
+from lmx.layers.names import KEY, QUERY, VALUE, all_named
 from lmx.layers.norm import norm, norm_specs
 from lmx.layers.rope import rotate
 from lmx.params import Init, Param
@@ -20,13 +21,13 @@ class Context(NamedTuple):
     positions_BT    int32 within each document, or None where each row is 0..T-1
     segments_BT     int32, or None where each row is one document
     ropes           name -> (cos, sin), each [B, T, 1, pairs]
-    fresh           whether the cache, if any, holds nothing yet and is filled by this call: positions are 0..T-1
+    filling         where this call's tokens go in the cache, or None without one
     """
 
     positions: jax.Array | None
     segments: jax.Array | None
     ropes: dict[str, tuple[jax.Array, jax.Array]]
-    fresh: bool = False
+    filling: Filling | None = None
 
 
 def attention_specs(config: Any, stack: int, matrix: Any, out: Any) -> dict[str, Tree]:
@@ -105,19 +106,22 @@ def attend(
     window: int | None,
     chunk: int | None,
     context: Context,
-    cached: bool,
+    k_positions_BS: jax.Array | None,
     kernels: Any,
     **knobs: Any,
 ) -> jax.Array:
-    """The kernel's result, given what a query sees: causality, window, chunk, and either documents or a cache."""
+    """The kernel's result, given what a query sees: causality, window, chunk, and either documents or a cache.
+
+    `k_positions_BS` are the positions of what a cache holds; None: keys and values are this call's own.
+    """
     positions_BT, segments_BT = context.positions, context.segments
     length = q_BTNH.shape[1]
-    if cached:
+    q_BTNH, k_BSKH, v_BSKH = all_named((q_BTNH, k_BSKH, v_BSKH), (QUERY, KEY, VALUE))
+    if k_positions_BS is not None:
         assert positions_BT is not None
         # Slots that are not yet filled lie at positions after every query, so causality hides them.
-        k_positions_BS = jnp.broadcast_to(jnp.arange(k_BSKH.shape[1]), k_BSKH.shape[:2])
         masks = {"q_positions_BT": positions_BT, "k_positions_BS": k_positions_BS}
-        if chunk is not None and chunk < k_BSKH.shape[1]:
+        if chunk is not None:
             masks["q_segments_BT"] = _chunk_segments(1, positions_BT, chunk)
             masks["k_segments_BS"] = _chunk_segments(1, k_positions_BS, chunk)
         return kernels.attention(q_BTNH, k_BSKH, v_BSKH, window=window, **masks, **knobs)
@@ -183,18 +187,18 @@ def attention(
     k_BTKH = shard(k_BTKH, ("batch", "length", "act_kv_heads", None))
     v_BTKH = shard(v_BTKH, ("batch", "length", "act_kv_heads", None))
 
-    k_BSKH, v_BSKH = k_BTKH, v_BTKH
+    held = Held(k_BTKH, v_BTKH, None)
     if cache is not None:
-        assert context.positions is not None
-        cache, k_BSKH, v_BSKH = cache.write(context.positions, k_BTKH, v_BTKH, whole=context.fresh)
+        assert context.filling is not None
+        cache, held = cache.write(context.filling, k_BTKH, v_BTKH)
     o_BTNH = attend(
         q_BTNH,
-        k_BSKH.astype(q_BTNH.dtype),
-        v_BSKH.astype(q_BTNH.dtype),
+        held.keys.astype(q_BTNH.dtype),
+        held.values.astype(q_BTNH.dtype),
         window=window,
         chunk=chunk,
         context=context,
-        cached=cache is not None and not context.fresh,
+        k_positions_BS=held.positions,
         kernels=kernels,
         softcap=knobs.softcap,
         scale=knobs.scale or config.head_dim**-0.5,

@@ -31,13 +31,13 @@ def convolve(
 
     `place` names the convolution among those of a layer.
     """
-    positions_BT, held_BSD = context.positions, None
+    positions_BT, filling, held_BSD = context.positions, context.filling, None
     if cache is not None:
-        assert positions_BT is not None
-        cache, held_BSD = cache.write_inputs(place, positions_BT, x_BTD, whole=context.fresh)
+        assert filling is not None
+        cache, held_BSD = cache.write_inputs(place, filling, x_BTD)
     y_BTD = x_BTD
     for back in range(1, weights_CD.shape[0] + 1):
-        if held_BSD is None or context.fresh:
+        if held_BSD is None or (filling is not None and filling.fresh):
             before_BTD = jnp.pad(x_BTD, ((0, 0), (back, 0), (0, 0)))[:, : x_BTD.shape[1]]
         else:
             assert positions_BT is not None

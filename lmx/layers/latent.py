@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lmx.layers.attention import Context, attend, project_out
 from lmx.layers.cache import CacheSlot
+from lmx.layers.names import LATENT, named
 from lmx.layers.norm import norm, norm_specs
 from lmx.layers.rope import rotate
 from lmx.params import Init, Param
@@ -92,18 +93,18 @@ def latent_attention(
     )
     if config.attention.qkv_bias:
         kept_BTR, turned_BTH = kept_BTR + params["latent_down_bias"], turned_BTH + params["key_rope_bias"]
-    kept_BTR = _norm(kept_BTR, params["latent_norm"], config)
+    kept_BTR = named(_norm(kept_BTR, params["latent_norm"], config), LATENT)
     q_plain, q_turned, k_turned = q_BTNH[..., :plain], q_BTNH[..., plain:], turned_BTH[:, :, None]
     if rope != "none":
         cos, sin = context.ropes[rope]
         q_turned, k_turned = (
             rotate(x, cos, sin, config.position.ropes[rope].layout) for x in (q_turned, k_turned)
         )
-    kept_BS1C = jnp.concatenate([kept_BTR[:, :, None], k_turned], axis=-1)
+    kept_BS1C, k_positions_BS = jnp.concatenate([kept_BTR[:, :, None], k_turned], axis=-1), None
     if cache is not None:
-        assert context.positions is not None
-        cache, kept_BS1C, _ = cache.write(context.positions, kept_BS1C, kept_BS1C, whole=context.fresh)
-        kept_BS1C = kept_BS1C.astype(x_BTD.dtype)
+        assert context.filling is not None
+        cache, held = cache.write(context.filling, kept_BS1C, kept_BS1C)
+        kept_BS1C, k_positions_BS = held.keys.astype(x_BTD.dtype), held.positions
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         sinks = {"sinks_N": params["sinks"]} if config.attention.sinks else {}
@@ -112,7 +113,7 @@ def latent_attention(
             "window": window,
             "chunk": chunk,
             "context": context,
-            "cached": cache is not None and not context.fresh,
+            "k_positions_BS": k_positions_BS,
         }
         return attend(
             q, k, v, kernels=kernels, softcap=config.attention.softcap, scale=scale, **where, **sinks

@@ -11,32 +11,27 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from lmx.layers import rope as rope_kinds
 from lmx.layers.attention import Context, attention
-from lmx.layers.cache import CacheSlot
+from lmx.layers.cache import CacheSlot, Filling
 from lmx.layers.convolution import convolve
 from lmx.layers.kernels import KernelSet
 from lmx.layers.latent import latent_attention
 from lmx.layers.loss import Head
 from lmx.layers.mlp import mlp
 from lmx.layers.moe import moe
+from lmx.layers.names import ATTENTION_OUT, BLOCK_INPUT, MLP_OUT, named
 from lmx.layers.norm import norm
 from lmx.models.config import Decoder
 from lmx.models.flops import decoder_flops
 from lmx.models.model import Model, Output
 from lmx.models.position import Rope
+from lmx.models.remat import rematerialised
 from lmx.models.specs import Group, Kind, decoder_specs, layer_groups
 from lmx.sharding import Shard
 from lmx.types import KVCache, Tree
 
-_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.checkpoint_dots,
-    "dots_no_batch": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
-    "block_io": jax.checkpoint_policies.save_only_these_names("attention_out", "mlp_out"),
-}
 Aux = dict[str, jax.Array]
 _RESIDUAL = ("batch", "length", "act_embed")
 
@@ -105,20 +100,20 @@ def _forward(
     cache: KVCache | None = None,
     dropout_key: jax.Array | None = None,
 ) -> Output:
-    """See `Model`. Positions default to 0..T-1, or to those after what the cache holds."""
+    """See `Model`. Positions default to 0..T-1; with a cache they are those after what it holds."""
     groups = layer_groups(network.config)
-    # A cache with room for this call's tokens alone must be empty: none of the past is to be looked at.
-    fresh = cache is not None and positions_BT is None and cache.tokens.shape == tokens_BT.shape
-    if cache is not None and positions_BT is None:
-        positions_BT = cache.lengths[:, None] + jnp.arange(tokens_BT.shape[1])[None]
-    keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
+    filling = None
     if cache is not None:
+        assert positions_BT is None, "a cache knows its positions"
+        filling = _filling(cache, tokens_BT, segments_BT)
+        positions_BT, segments_BT = cache.lengths[:, None] + jnp.arange(tokens_BT.shape[1])[None], None
         rows = jnp.arange(tokens_BT.shape[0])[:, None]
         cache = cache._replace(tokens=cache.tokens.at[rows, positions_BT].set(tokens_BT))
+    keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
     x_BTD = _embed(network, params["embedding"], tokens_BT, positions_BT, cache, keys[0])
     limits_B = None if cache is None else cache.limits
     ropes = _rope_tables(network.config, tokens_BT.shape[1], positions_BT, segments_BT, limits_B)
-    context = Context(positions_BT, segments_BT, ropes, fresh)
+    context = Context(positions_BT, segments_BT, ropes, filling)
     filled: list[CacheSlot] = []
     aux: list[Aux] = []
     for g, group in enumerate(groups):
@@ -131,8 +126,16 @@ def _forward(
         aux += more
     if cache is not None:
         held = {name: tuple(getattr(s, name) for s in filled) for name in ("keys", "values", "inputs")}
-        cache = cache._replace(**held, lengths=cache.lengths + tokens_BT.shape[1])
+        assert filling is not None
+        cache = cache._replace(**held, lengths=cache.lengths + filling.counts)
     return Output(network.norm(x_BTD, params["final_norm"]), cache, _gathered(aux))
+
+
+def _filling(cache: KVCache, tokens_BT: jax.Array, segments_BT: jax.Array | None) -> Filling:
+    b, t = tokens_BT.shape
+    counts_B = jnp.full((b,), t, jnp.int32) if segments_BT is None else (segments_BT != 0).sum(-1, jnp.int32)
+    # A cache with room for this call's tokens alone must be empty: none of the past is to be looked at.
+    return Filling(cache.lengths, counts_B, cache.tokens.shape[1], cache.tokens.shape == tokens_BT.shape)
 
 
 def _slot(cache: KVCache, place: int) -> CacheSlot:
@@ -209,9 +212,10 @@ def _group(
         period_key = None if key is None else jax.random.fold_in(key, i)
         return _period(network, x_BTD, params, group, context, slots, period_key)
 
-    if config.remat != "none" and cache is None:
-        body = jax.checkpoint(body, policy=_POLICIES[config.remat])
-    if config.layer_loop == "unroll" or group.repeats == 1:
+    scanned_over = config.layer_loop == "scan" and group.repeats > 1
+    if cache is None:
+        body = rematerialised(body, config.remat, scanned=scanned_over)
+    if not scanned_over:
         layers = [_unstack(stack) for stack in stacks]
         each = []
         for i in range(group.repeats):
@@ -268,6 +272,7 @@ def _block(
         return (x, cache) if weights is None else convolve(x, weights, place, context=context, cache=cache)
 
     attend = latent_attention if config.attention.latent else attention
+    x_BTD = named(x_BTD, BLOCK_INPUT)
     h_BTD, cache = mixed(maybe_norm(x_BTD, "attention_norm", "pre"), "attention", cache)
     h_BTD, cache = attend(
         h_BTD,
@@ -281,7 +286,7 @@ def _block(
         kernels=kernels,
         shard=shard,
     )
-    h_BTD = checkpoint_name(maybe_norm(h_BTD, "attention_post_norm", "post"), "attention_out")
+    h_BTD = named(maybe_norm(h_BTD, "attention_post_norm", "post"), ATTENTION_OUT)
     x_BTD = shard(x_BTD + _dropout(h_BTD, config.dropout, keys[0]), _RESIDUAL)
     h_BTD, cache = mixed(maybe_norm(x_BTD, "mlp_norm", "pre"), "mlp", cache)
     aux: Aux = {}
@@ -290,7 +295,7 @@ def _block(
         h_BTD, aux = moe(h_BTD, params["moe"] | {"router": router}, segments_BT=context.segments, **parts)
     else:
         h_BTD = mlp(h_BTD, params["mlp"], **parts)
-    h_BTD = checkpoint_name(maybe_norm(h_BTD, "mlp_post_norm", "post"), "mlp_out")
+    h_BTD = named(maybe_norm(h_BTD, "mlp_post_norm", "post"), MLP_OUT)
     return shard(x_BTD + _dropout(h_BTD, config.dropout, keys[1]), _RESIDUAL), cache, aux
 
 
@@ -327,19 +332,23 @@ def _init_cache(network: Network, batch: int, length: int, dtype: Any = None) ->
     else:
         heads, widths = 1, (latent.key_value_rank + latent.rope_dim, 0)
 
-    def stack(repeats: int, width: int, heads: int = heads) -> Any:
+    def stack(repeats: int, slots: int, width: int, heads: int = heads) -> Any:
         # Where layers are unrolled, each has an array of its own: none is cut out of a stack.
-        one = (batch, heads, length, width)
+        one = (batch, heads, slots, width)
         if config.layer_loop == "unroll":
             return tuple(jnp.zeros(one, dtype or network.dtype) for _ in range(repeats))
         return jnp.zeros((repeats, *one), dtype or network.dtype)
 
     def zeros(width: int) -> tuple[Any, ...]:
-        return tuple(stack(group.repeats, width) for group in layer_groups(config) for _ in group.kinds)
+        return tuple(
+            stack(group.repeats, min(length, kind.span or length), width)
+            for group in layer_groups(config)
+            for kind in group.kinds
+        )
 
     wide = {place for place in ("attention", "mlp") if getattr(config.convolution, place)}
     inputs = tuple(
-        {place: stack(group.repeats, config.d_model, heads=1) for place in sorted(wide)}
+        {place: stack(group.repeats, length, config.d_model, heads=1) for place in sorted(wide)}
         for group in layer_groups(config)
         for _ in group.kinds
     )

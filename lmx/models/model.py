@@ -41,6 +41,7 @@ class Model(NamedTuple):
     """A network as a tree of `Param`s and pure functions over a tree of arrays like it.
 
     forward(params, tokens_BT, positions_BT=None, *, segments_BT=None, cache=None, dropout_key=None) -> Output
+        with a cache, positions are those after what it holds, and segments_BT is 0 for padding on the right
     head(params) -> Head, the output projection that the loss and sampling use
     init_cache(batch, length, dtype) -> KVCache
     flops(sequence_length) -> Flops a token

@@ -29,6 +29,11 @@ class Kind(NamedTuple):
     chunk: int | None
     feed_forward: str
 
+    @property
+    def span(self) -> int | None:
+        """How many positions a query looks back on at most, its own among them; None: all."""
+        return min((n for n in (self.window, self.chunk) if n is not None), default=None)
+
 
 class Group(NamedTuple):
     """`repeats` times the layers `kinds`, one after another; their stacks start at index `first`."""

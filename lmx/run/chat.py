@@ -19,10 +19,11 @@ from pydantic import ValidationError
 from lmx.config.errors import RequestError, requests
 from lmx.infer.engine import Engine
 from lmx.infer.requests import Request, Result
-from lmx.run.engine import encode_prompt, make_engine, sampling_knobs
+from lmx.run.engine import encode_prompt, make_engine
 from lmx.run.generate import SMOOTH
 from lmx.run.infer_config import ChatConfig
 from lmx.run.load import Loaded, load
+from lmx.run.sampling import sampling_knobs
 
 HELP = """\
   /system TEXT          begin anew with this system message (without TEXT: with none)
@@ -36,7 +37,7 @@ HELP = """\
 _PLAIN_STOP = "\nUser:"
 _SETTINGS = (
     *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
-    *("frequency_penalty", "logit_bias", "stop", "stop_tokens", "seed", "ignore_eos"),
+    *("frequency_penalty", "logit_bias", "stop", "stop_tokens", "seed", "ignore_eos", "generation_config"),
 )
 
 

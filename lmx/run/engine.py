@@ -1,4 +1,4 @@
-"""An engine for a loaded model: parameters in the form that decoding reads fastest, stops, and sampling defaults."""
+"""An engine for a loaded model: parameters in the form that decoding reads fastest."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ import jax.numpy as jnp
 from lmx.infer.engine import Engine
 from lmx.infer.prepare import prepare
 from lmx.run.build import build_model, use_compile_cache
-from lmx.run.infer_config import Sampling
 from lmx.run.load import Loaded
 from lmx.sharding import make_mesh
-
-PLAIN_TEMPERATURE = 0.8
-"""Temperature where neither the request nor the model's directory names one."""
 
 
 def make_engine(loaded: Loaded, source: str, dtype: str, **knobs: Any) -> Engine:
@@ -46,47 +42,6 @@ def context_length(source: str) -> int | None:
     told = json.loads(path.read_text(encoding="utf-8"))
     told = told | (told.get("text_config") or {})
     return told.get("max_position_embeddings") or told.get("n_positions")
-
-
-def stop_ids(loaded: Loaded, config: Sampling) -> list[int]:
-    """The ids that end a continuation: those asked for, and the tokenizer's own unless they are to be ignored."""
-    ids = list(config.stop_tokens or [])
-    if not config.ignore_eos and loaded.tokenizer is not None:
-        eos = loaded.tokenizer.eos_id
-        ids += getattr(loaded.tokenizer, "eos_ids", None) or ([] if eos is None else [eos])
-    return list(dict.fromkeys(int(i) for i in ids))
-
-
-def sampling_knobs(loaded: Loaded, config: Sampling) -> dict[str, Any]:
-    """The fields of a `Request` that say how it is sampled; `auto` is settled here."""
-    told = getattr(loaded.tokenizer, "generation", None) or {}
-    drawn = told.get("do_sample", "temperature" in told or "top_p" in told)
-    own: dict[str, Any] = {"temperature": PLAIN_TEMPERATURE, "top_k": None, "top_p": None}
-    if "do_sample" in told and not drawn:
-        own["temperature"] = 0.0
-    elif drawn:
-        own = {"temperature": told.get("temperature", 1.0)}
-        own |= {"top_k": told.get("top_k") or None, "top_p": told.get("top_p")}
-    asked = {key: getattr(config, key) for key in own}
-    settled = {key: own[key] if value == "auto" else value for key, value in asked.items()}
-    others = (
-        "min_p",
-        "repetition_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "seed",
-        "max_new_tokens",
-    )
-    stop = [config.stop] if isinstance(config.stop, str) else list(config.stop or [])
-    if stop and loaded.tokenizer is None:
-        raise ValueError(
-            "stop: the directory has no tokenizer, so texts cannot be found; use stop_tokens=[...]"
-        )
-    return (
-        settled
-        | {key: getattr(config, key) for key in others}
-        | {"logit_bias": dict(config.logit_bias or {}), "stop": stop, "stop_tokens": stop_ids(loaded, config)}
-    )
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:

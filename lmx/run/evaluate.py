@@ -38,10 +38,8 @@ def evaluate(composed: Any, run_dir: Path) -> float:
                 f"stride={config.stride}: over the context of {length} tokens, some would not be scored; "
                 f"stride={length} is the most"
             )
-        if loaded.tokenizer is None:
-            raise ValueError(f"from={config.source}: has no tokenizer, so there is nothing to read text with")
         dataset = data.build(
-            loaded.tokenizer,
+            loaded.vocabulary,
             sequence_length=length,
             seed=trainer.seed,
             global_batch_size=trainer.batch_sequences(),
@@ -57,7 +55,7 @@ def evaluate(composed: Any, run_dir: Path) -> float:
             batch_size=config.batch_size,
             max_batches=None if limit is None else -(-limit // config.batch_size),
         )
-    step = jax.jit(make_eval_step(loaded.model, loaded.kernels, loaded.tokenizer.token_bytes))
+    step = jax.jit(make_eval_step(loaded.model, loaded.kernels, loaded.vocabulary.token_bytes))
     found = mean_over(step, loaded.params, stream)
     results = {
         "from": config.source,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
-from lmx.config.component import Config, field
+from lmx.config.component import Config, Fault, field
 from lmx.config.types import Count, Positive, Text
+from lmx.run.places import source_faults, target_faults
 
 
 class ExportConfig(Config):
@@ -26,3 +28,8 @@ class ExportConfig(Config):
         "largest file; more weights are written in several, with an index", unit="bytes"
     )
     output: Literal["text", "json"] = field("form of the result on stdout")
+
+    @classmethod
+    def faults(cls, node: Mapping[str, Any]) -> list[Fault]:
+        """A source that is not there, a target that is."""
+        return source_faults(node) + target_faults(node)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from lmx.config.errors import RequestError, requests
 from lmx.infer.engine import Engine
 from lmx.infer.requests import Request, Result
-from lmx.run.engine import encode_prompt, make_engine, sampling_knobs
+from lmx.run.engine import encode_prompt, make_engine
 from lmx.run.infer_config import GenerateConfig
 from lmx.run.load import Loaded, load
+from lmx.run.sampling import sampling_knobs
 
 SMOOTH = 4
 """Tokens between two pieces of text that a person watches coming."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
-from lmx.config.component import Config, field
+from lmx.config.component import Config, Fault, field
 from lmx.config.types import Count, Flag, Fraction, NonNegative, Positive, PositiveReal, Real, Text
 from lmx.data import Data
+from lmx.run.places import folder_faults, prompts_faults, source_faults
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -24,9 +26,14 @@ class Sampling(Config):
         "parameters or their average; auto: the average when kept"
     )
     dtype: Dtype = field("of parameters and computation")
-    max_new_tokens: Positive = field("length of the continuation at most", unit="tokens")
+    generation_config: Literal["auto", "ignore"] = field(
+        "auto: what is `auto` below is taken from the directory's generation_config.json; ignore: never"
+    )
+    max_new_tokens: Literal["auto"] | Positive = field(
+        "length of the continuation at most; auto: that of generation_config.json, else 128", unit="tokens"
+    )
     temperature: Literal["auto"] | NonNegative = field(
-        "0 is greedy; auto: that of the directory's generation_config.json, else 0.8"
+        "0 is greedy; auto: that of generation_config.json, else 0.8"
     )
     top_k: Literal["auto"] | Positive | None = field(
         "only the k most probable tokens; null: all; auto: as in generation_config.json"
@@ -34,9 +41,12 @@ class Sampling(Config):
     top_p: Literal["auto"] | Fraction | None = field(
         "only the most probable tokens of this total probability; null: all; auto: as in generation_config.json"
     )
-    min_p: Fraction | None = field("only tokens with this part of the largest probability; null: all")
-    repetition_penalty: PositiveReal | None = field(
-        "divides (negative: multiplies) logits of tokens in prompt and continuation (arXiv:1909.05858)"
+    min_p: Literal["auto"] | Fraction | None = field(
+        "only tokens with this part of the largest probability; null: all; auto: as in generation_config.json"
+    )
+    repetition_penalty: Literal["auto"] | PositiveReal | None = field(
+        "divides (negative: multiplies) logits of tokens in prompt and continuation (arXiv:1909.05858); "
+        "null: nothing; auto: as in generation_config.json"
     )
     presence_penalty: Real | None = field("taken from logits of tokens that the continuation has")
     frequency_penalty: Real | None = field("the same, times how often it has them")
@@ -47,6 +57,11 @@ class Sampling(Config):
         "of the sampling: the same seed and prompt give the same text, whatever else is in the batch"
     )
     ignore_eos: Flag = field("go on after the end-of-text token")
+
+    @classmethod
+    def faults(cls, node: Mapping[str, Any]) -> list[Fault]:
+        """Files that are not there."""
+        return source_faults(node) + prompts_faults(node)
 
 
 class GenerateConfig(Sampling):
@@ -118,3 +133,8 @@ class EvalConfig(Config):
         "length of an answer at most, where the task does not say", unit="tokens"
     )
     output: Literal["text", "json"] = field("form of the result on stdout")
+
+    @classmethod
+    def faults(cls, node: Mapping[str, Any]) -> list[Fault]:
+        """Files that are not there."""
+        return source_faults(node) + folder_faults(node, "include_path")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lmx.data.loader import eval_batches
 from lmx.data.pretrained import IdsOnly
-from lmx.infer.generate import check_length, make_generate
+from lmx.infer.engine import Engine
+from lmx.infer.requests import Request
 from lmx.run.build import Parts, to_devices
 from lmx.run.config import TrainConfig
 from lmx.train.evaluate import Evaluation, evaluate, make_eval_step
@@ -24,7 +23,7 @@ class Judge:
         """ValueError when the configured sample does not fit the model's positions."""
         self.config, self.parts, self.tokenizer, self.dataset = config, parts, tokenizer, dataset
         self._loss = jax.jit(make_eval_step(parts.model, parts.kernels, tokenizer.token_bytes))
-        self._generate: Callable[..., jax.Array] | None = None
+        self._engine = Engine(parts.model, None, vocab_size=tokenizer.vocab_size, max_batch=1)
         if isinstance(tokenizer, IdsOnly):  # text cannot be had: a sample begins with one id
             self._prompt = [tokenizer.eos_id or 0]
         else:
@@ -32,9 +31,15 @@ class Judge:
             self._prompt = ids or ([] if tokenizer.eos_id is None else [tokenizer.eos_id])
         if config.trainer.sample.tokens:
             try:
-                check_length(parts.model, len(self._prompt), config.trainer.sample.tokens)
+                self._engine.check(self._request())
             except ValueError as error:
                 raise ValueError(f"trainer.sample (max_new_tokens is its `tokens`): {error}") from None
+
+    def _request(self) -> Request:
+        knobs = self.config.trainer.sample
+        return Request(
+            tokens=self._prompt, max_new_tokens=knobs.tokens, temperature=knobs.temperature, seed=knobs.seed
+        )
 
     def _params(self, state: TrainState) -> Tree:
         """The average of the weights when one is kept, else what the optimizer says is to be evaluated."""
@@ -58,15 +63,12 @@ class Judge:
 
     def sample(self, state: TrainState) -> str | None:
         """The configured prompt and how the model goes on; None when no sample is wanted."""
-        knobs = self.config.trainer.sample
-        if not knobs.tokens:
+        if not self.config.trainer.sample.tokens:
             return None
-        if self._generate is None:
-            self._generate = make_generate(
-                self.parts.model,
-                knobs.tokens,
-                temperature=knobs.temperature,
-                vocab_size=self.tokenizer.vocab_size,
-            )
-        ids = self._generate(self._params(state), jnp.asarray([self._prompt], jnp.int32), knobs.seed)
-        return self.tokenizer.decode([*self._prompt, *ids[0].tolist()])
+        # Not kept: the next step takes the state's arrays over.
+        self._engine.params = self._params(state)
+        try:
+            made = self._engine.run([self._request()])[0].tokens
+        finally:
+            self._engine.params = None
+        return self.tokenizer.decode([*self._prompt, *made])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,8 @@ from lmx.config.errors import RequestError
 from lmx.config.overrides import write_value
 from lmx.config.validate import validate
 from lmx.data.pretrained import IdsOnly
-from lmx.infer.generate import check_length, make_generate
+from lmx.infer.engine import Engine
+from lmx.infer.requests import Request
 from lmx.io.checkpoints import Checkpoints
 from lmx.layers.kernels import KernelSet
 from lmx.layers.loss import logits
@@ -50,6 +52,7 @@ class Loaded:
     config      the TrainConfig of its run
     params      tree of arrays
     tokenizer   text <-> ids, or None
+    vocabulary  the tokenizer, or where there is none, what is known of the ids alone (`IdsOnly`)
     step        of the checkpoint
     """
 
@@ -57,12 +60,14 @@ class Loaded:
         self, config: TrainConfig, model: Model, kernels: KernelSet, params: Tree, tokenizer: Any, step: int
     ) -> None:
         self.config, self.model, self.kernels, self.params = config, model, kernels, params
-        self.tokenizer, self.step = tokenizer, step
+        self.tokenizer: Any = None if isinstance(tokenizer, IdsOnly) else tokenizer
+        self.vocabulary: Any = tokenizer
+        self.step = step
         self._logits = jax.jit(lambda p, x: logits(model.forward(p, x).hidden, model.head(p)))
         self._losses = jax.jit(
             lambda p, x: kernels.token_losses(model.forward(p, x[:, :-1]).hidden, model.head(p), x[:, 1:])
         )
-        self._generators: dict[tuple, Any] = {}
+        self._engine: Engine | None = None
 
     def _ids(self, tokens_BT: Any) -> jax.Array:
         tokens_BT = np.asarray(tokens_BT, np.int32)
@@ -94,26 +99,32 @@ class Loaded:
         top_p: float | None = None,
         seed: int = 0,
         eos_id: int | None = None,
+        **knobs: Any,
     ) -> np.ndarray:
         """Prompts and their continuations, int32 [B, T + max_new_tokens]; `temperature` 0 is greedy.
 
-        After `eos_id` a row goes on with `eos_id`. ValueError when it does not fit the model's positions.
+        After `eos_id` a row goes on with `eos_id`. `knobs` are further fields of `lmx.infer.requests.Request`
+        (min_p, repetition_penalty, logit_bias, ...). Rows are drawn independently of one another; equal prompts
+        get different continuations. ValueError when a row does not fit the model's positions.
         """
-        prompt_BT = self._ids(tokens_BT)
-        check_length(self.model, prompt_BT.shape[1], max_new_tokens)
-        key = (max_new_tokens, temperature, top_k, top_p, eos_id)
-        if key not in self._generators:
-            self._generators[key] = make_generate(
-                self.model,
-                max_new_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                vocab_size=self.tokenizer.vocab_size if self.tokenizer else None,
-                eos_id=eos_id,
+        prompt_BT = np.asarray(self._ids(tokens_BT))
+        if self._engine is None:
+            known = None if self.tokenizer is None else self.tokenizer.vocab_size
+            self._engine = Engine(self.model, self.params, vocab_size=known)
+        self._engine.params = self.params
+        knobs |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        stop = () if eos_id is None else (eos_id,)
+        met: Counter[tuple[int, ...]] = Counter()
+        asked = []
+        for ids in map(tuple, prompt_BT.tolist()):
+            asked.append(
+                Request(tokens=ids, max_new_tokens=max_new_tokens, sample=met[ids], stop_tokens=stop, **knobs)
             )
-        new_BT = self._generators[key](self.params, prompt_BT, seed)
-        return np.concatenate([np.asarray(prompt_BT), np.asarray(new_BT)], axis=1)
+            met[ids] += 1
+        new_BT = np.full((len(asked), max_new_tokens), 0 if eos_id is None else eos_id, np.int32)
+        for row, result in zip(new_BT, self._engine.run(asked), strict=True):
+            row[: len(result.tokens)] = result.tokens
+        return np.concatenate([prompt_BT, new_BT], axis=1)
 
 
 def find(path: str | Path, which: Which = "last") -> Source:
@@ -170,10 +181,7 @@ def load(
     shardings = param_tree.shardings(model.specs, mesh, config.mesh.rules)
     if source.checkpoint is not None:
         params = hf.load_params(source.run, source.checkpoint, model.specs, shardings, dtype)
-        tokenizer = config.tokenizer.build()
-        return Loaded(
-            config, model, kernels, params, None if isinstance(tokenizer, IdsOnly) else tokenizer, 0
-        )
+        return Loaded(config, model, kernels, params, config.tokenizer.build(), 0)
     abstract = param_tree.abstract(model.specs, jnp.dtype(dtype), shardings)
     kept = weights
     if kept == "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from lmx.config.errors import RequestError
@@ -33,16 +34,31 @@ def gemma_fields(
 
 
 def _read(keys: Keys) -> dict[str, Any]:
-    older = keys.take("hidden_act", "gelu_pytorch_tanh")
-    name = keys.take("hidden_activation", None)
-    if name is None and older == "gelu":
+    return gemma_fields(keys, DEFAULTS, activation=_activation(keys), position=one_rope(keys, DEFAULTS))
+
+
+def _activation(keys: Keys) -> str:
+    """Our name of the activation; RequestError where it depends on who reads the file.
+
+    The first files said `gelu` and meant its tanh form, and transformers still takes it so. Its releases before 5
+    go by `hidden_activation` (the tanh form where that is absent), later ones by `hidden_act`.
+    """
+    tanh = "gelu_pytorch_tanh"
+    older, newer = keys.given("hidden_activation", tanh), keys.given("hidden_act", tanh)
+    keys.raw |= {"hidden_activation": older, "hidden_act": tanh if newer == "gelu" else newer}
+    activation = keys.activation("hidden_act")
+    if keys.activation("hidden_activation") != activation:
         raise RequestError(
-            f'{keys.where}: hidden_act="gelu" without hidden_activation: some releases of Gemma meant its tanh form by '
-            'it; write "hidden_activation": "gelu_pytorch_tanh", or "gelu" for the exact one'
+            f"{keys.where}: hidden_activation={json.dumps(older)} and hidden_act={json.dumps(newer)} differ: releases "
+            "of transformers before 5 go by the first, later ones by the second; remove the wrong one and write the "
+            "other for both"
         )
-    keys.raw["hidden_activation"] = name or older
-    activation = keys.activation("hidden_activation")
-    return gemma_fields(keys, DEFAULTS, activation=activation, position=one_rope(keys, DEFAULTS))
+    return activation
+
+
+def _write(config: Decoder) -> dict[str, Any]:
+    told = write_gemma(config)
+    return told | {"hidden_activation": told["hidden_act"]}
 
 
 def write_gemma(config: Decoder) -> dict[str, Any]:
@@ -51,4 +67,4 @@ def write_gemma(config: Decoder) -> dict[str, Any]:
     return merge(told, {"attention_bias": config.attention.qkv_bias})
 
 
-FAMILY = Family("gemma", "GemmaForCausalLM", _read, write_gemma, LLAMA)
+FAMILY = Family("gemma", "GemmaForCausalLM", _read, _write, LLAMA)
