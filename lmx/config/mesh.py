@@ -2,20 +2,170 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
+from itertools import combinations
 from typing import Literal
 
 from lmx.config.component import Config, field
-from lmx.config.types import Positive
+from lmx.config.types import Positive, Text
+
+LOGICAL_AXES: dict[str, str] = {
+    # of parameters
+    "embed": "width of the residual stream, in every weight that reads or writes it",
+    "ffn": "hidden width of an MLP, and of an expert",
+    "heads": "query heads",
+    "kv_heads": "key and value heads",
+    "head": "width of a head",
+    "vocab": "rows of the embedding and of the output head",
+    "position": "rows of a table of positions; taps of a convolution",
+    "norm": "scales and biases that are as wide as what they are added to",
+    "layers": "stack of equal layers",
+    "experts": "experts of a layer",
+    "router": "outputs of a router",
+    "latent": "narrow vector of latent attention",
+    # of activations
+    "batch": "sequences of a batch",
+    "length": "positions of a sequence, in the batch and inside attention and MLP",
+    "residual_length": "positions of a sequence in the residual stream, between attention and MLP",
+    "act_embed": "width of the residual stream",
+    "act_ffn": "hidden width of an MLP",
+    "act_heads": "query heads",
+    "act_kv_heads": "key and value heads",
+    "act_vocab": "logits",
+}
+"""Every logical axis that the rooms of lmx lay over a mesh, and what it is."""
+
+TOGETHER: tuple[tuple[str, ...], ...] = (
+    ("layers", "embed", "heads", "head"),
+    ("layers", "embed", "kv_heads", "head"),
+    ("layers", "latent", "heads", "head"),
+    ("layers", "embed", "latent"),
+    ("layers", "embed", "ffn"),
+    ("layers", "embed", "router"),
+    ("layers", "experts", "embed", "ffn"),
+    ("layers", "experts", "norm"),
+    ("layers", "position", "norm"),
+    ("vocab", "embed"),
+    ("position", "embed"),
+    ("batch", "length", "act_heads"),
+    ("batch", "length", "act_kv_heads"),
+    ("batch", "length", "act_ffn"),
+    ("batch", "length", "act_vocab"),
+    ("batch", "residual_length", "act_embed"),
+)
+"""Logical axes of one array: no two of them can lie over one mesh axis."""
+
+Rules = Mapping[str, "list[str] | str | None"]
+
+
+def mesh_axes(rule: list[str] | tuple[str, ...] | str | None) -> tuple[str, ...]:
+    """The mesh axes of a rule, outermost first."""
+    return (rule,) if isinstance(rule, str) else tuple(rule or ())
 
 
 class Mesh(Config):
-    """Mesh axes in order, outermost first, and the rules that lay logical axes over them."""
+    """Mesh axes in order, outermost first, and the rules that lay logical axes over them.
 
-    axes: dict[str, Positive | Literal["auto"]] = field(
-        "devices along each mesh axis; one of them may be auto: what the others leave", effect="throughput"
+    Where devices are joined by links of different speed (slices of TPU chips, hosts of GPUs), the outer axes cross
+    the slower ones.
+    """
+
+    preset: Text | None = field(
+        "name of the hardware that mesh, rematerialisation, kernels and precision were chosen for; null: none",
+        effect="bookkeeping",
     )
-    rules: dict[str, list[str] | str | None] = field(
-        "logical axis -> mesh axis (or several): parameters embed, ffn, heads, kv_heads, head, vocab, "
-        "layers; activations batch, length, act_embed, act_ffn, act_heads, act_kv_heads, act_vocab",
+    axes: dict[str, Positive | Literal["auto", "slices"]] = field(
+        "devices along each mesh axis; one may be auto: what the others leave; slices: as many as there are groups "
+        "of devices with fast links inside (slices of TPU chips, hosts of GPUs)",
         effect="throughput",
     )
+    rules: dict[str, list[str] | str | None] = field(
+        "logical axis -> mesh axis (or several, outermost first); null: not split", effect="throughput"
+    )
+    context_attention: Literal["all_gather", "ring"] | None = field(
+        "attention where rules.length splits sequences: all_gather brings all keys and values to each device; ring "
+        "passes them around (arXiv:2310.01889), each device holding one early and one late part of the sequence, so "
+        "that causality leaves all the same work (arXiv:2407.21783, section 3.3.2); null: left to the compiler",
+        effect="throughput",
+    )
+
+    def problems(self, own_axes: Iterable[str] = ()) -> list[tuple[str, str, str]]:
+        """What can be told without devices: (key, message, fix). `own_axes` are logical axes of the model's own."""
+        known = {**LOGICAL_AXES, **{name: "the model's own" for name in own_axes}}
+        found = [*_axis_problems(self), *_name_problems(self, known)]
+        return found or [*_twice(self), *_collisions(self.rules)]
+
+
+def _axis_problems(mesh: Mesh) -> list[tuple[str, str, str]]:
+    if not mesh.axes:
+        return [("mesh.axes", "a mesh needs at least one axis", "mesh.axes.data=auto")]
+    free = [name for name, size in mesh.axes.items() if size == "auto"]
+    if len(free) > 1:
+        message = f"only one axis may be auto, but {' and '.join(free)} are"
+        return [("mesh.axes", message, f"mesh.axes.{free[1]}=1")]
+    return []
+
+
+def _nearest(name: str, names: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
+
+
+def _name_problems(mesh: Mesh, known: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    found = []
+    for logical, rule in mesh.rules.items():
+        key = f"mesh.rules.{logical}"
+        if logical not in known:
+            meant = _nearest(logical, known)
+            message = f"there is no logical axis {logical!r}; there are {', '.join(known)}"
+            fix = f"~{key}" if meant is None else f"'~{key}' mesh.rules.{meant}={_written(rule)}"
+            found.append((key, message, fix))
+            continue
+        for name in mesh_axes(rule):
+            if name not in mesh.axes:
+                meant = _nearest(name, mesh.axes) or "null"
+                message = (
+                    f"{logical!r} is laid over {name!r}, but the mesh has the axes {', '.join(mesh.axes)}"
+                )
+                found.append((key, message, f"{key}={meant}"))
+    for logical in known:
+        if logical not in mesh.rules and logical in LOGICAL_AXES:
+            message = (
+                f"no rule for the logical axis {logical!r} ({known[logical]}); a file that begins with "
+                "`defaults: [_rules]` has one for each"
+            )
+            found.append(("mesh.rules", message, f"+mesh.rules.{logical}=null"))
+    return found
+
+
+def _written(rule: list[str] | str | None) -> str:
+    names = mesh_axes(rule)
+    return "null" if not names else names[0] if len(names) == 1 else f"[{','.join(names)}]"
+
+
+def _twice(mesh: Mesh) -> list[tuple[str, str, str]]:
+    found = []
+    for logical, rule in mesh.rules.items():
+        names = mesh_axes(rule)
+        if len(set(names)) < len(names):
+            once = list(dict.fromkeys(names))
+            message = f"names the mesh axis {next(n for n in names if names.count(n) > 1)!r} twice"
+            found.append((f"mesh.rules.{logical}", message, f"mesh.rules.{logical}={_written(once)}"))
+    return found
+
+
+def _collisions(rules: Rules) -> list[tuple[str, str, str]]:
+    """Pairs of logical axes that some array has both of, and that lie over one mesh axis."""
+    found: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for axes in TOGETHER:
+        for first, second in combinations(axes, 2):
+            shared = [name for name in mesh_axes(rules[first]) if name in mesh_axes(rules[second])]
+            if shared:
+                rest = [name for name in mesh_axes(rules[second]) if name not in shared]
+                message = (
+                    f"{first!r} and {second!r} of one array ({', '.join(axes)}) are both laid over the mesh axis "
+                    f"{shared[0]!r}; only one of them can be"
+                )
+                fix = f"mesh.rules.{second}={_written(rest)}"
+                found.setdefault((first, second), (f"mesh.rules.{second}", message, fix))
+    return list(found.values())

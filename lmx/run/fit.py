@@ -1,0 +1,148 @@
+"""Whether batch, sequences and model can be split as a mesh asks for, and which sizes can if these cannot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+
+from lmx.config.errors import ConfigError, Problem
+from lmx.params import named_params
+from lmx.run.config import TrainConfig
+from lmx.sharding import split_axes, ways
+from lmx.types import Tree
+
+ACTIVATIONS = {"act_embed": "embed", "act_ffn": "ffn", "act_heads": "heads", "act_kv_heads": "kv_heads"}
+"""Activation axes that are as long as an axis of parameters."""
+
+
+class Extent(NamedTuple):
+    """Something that is split: `size` elements along a logical axis.
+
+    name      what a message calls it
+    key       the configuration key that sets its size, or None where several do
+    multiple  how many elements each part must have a multiple of
+    """
+
+    name: str
+    size: int
+    axis: str
+    key: str | None = None
+    multiple: int = 1
+
+
+def check_fit(config: TrainConfig, specs: Tree, mesh: jax.sharding.Mesh) -> None:
+    """ConfigError with every extent that does not divide, each with a size that does."""
+    problems = fit_problems(config, specs, mesh.shape)
+    if problems:
+        raise ConfigError(problems)
+
+
+def fit_problems(config: TrainConfig, specs: Tree, sizes: Mapping[str, int]) -> list[Problem]:
+    """The problems of `check_fit`, for mesh axes of these sizes."""
+    rules = config.mesh.rules
+    of_model = list(_model_extents(specs))
+    wrong = [e for e in of_model if e.size % ways(sizes, rules, e.axis)]
+    better = _nearest_sizes(of_model, sizes, rules) if wrong else None
+    problems = []
+    for extent in [*_trainer_extents(config), *wrong]:
+        parts = ways(sizes, rules, extent.axis) * extent.multiple
+        if extent.size % parts == 0:
+            continue
+        over = " x ".join(f"{name} {sizes[name]}" for name in split_axes(rules, extent.axis))
+        twice = f", in {extent.multiple} pieces each" if extent.multiple > 1 else ""
+        message = f"{extent.name} cannot be split {parts // extent.multiple} ways ({over}){twice}"
+        if extent.key is not None:
+            grown = -(-extent.size // parts) * parts
+            problems.append(
+                Problem(extent.key, message, extent.size, fix=f"{extent.key}={grown}", kind="mesh")
+            )
+            continue
+        if better:
+            shape = " x ".join(f"{name} {size}" for name, size in better.items())
+            message += f"; {shape} fits all of the model"
+        problems.append(
+            Problem(f"mesh.rules.{extent.axis}", message, fix=_overrides(config, better), kind="mesh")
+        )
+    return problems
+
+
+def _trainer_extents(config: TrainConfig) -> list[Extent]:
+    trainer, rules = config.trainer, config.mesh.rules
+    sequences, length = trainer.batch_sequences(), trainer.sequence_length
+    counted = f"a batch of {sequences} sequences"
+    if trainer.accumulation > 1:
+        counted += f" in {trainer.accumulation} micro-batches"
+    tokens = isinstance(trainer.global_batch_size, str) and "tokens" in trainer.global_batch_size
+    batch = Extent(
+        counted,
+        sequences,
+        "batch",
+        None if tokens else "trainer.global_batch_size",
+        trainer.accumulation,
+    )
+    ring = 2 if config.mesh.context_attention == "ring" and split_axes(rules, "length") else 1
+    key = "trainer.sequence_length"
+    return [
+        batch,
+        Extent(
+            f"an evaluation batch of {trainer.eval_batch_size}",
+            trainer.eval_batch_size,
+            "batch",
+            "trainer.eval_batch_size",
+        ),
+        Extent(f"a sequence of {length} tokens", length, "length", key, ring),
+        Extent(f"a sequence of {length} tokens", length, "residual_length", key),
+    ]
+
+
+def _model_extents(specs: Tree) -> Iterator[Extent]:
+    """Each logical axis of the parameters with each of its sizes, and the activations that are as long."""
+    seen: dict[tuple[str, int], list[str]] = {}
+    for path, param in named_params(specs).items():
+        for axis, size in zip(param.axes, param.shape, strict=True):
+            seen.setdefault((axis, size), []).append(path)
+    for (axis, size), paths in seen.items():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        yield Extent(f"{axis} = {size} (of {paths[0]}{more})", size, axis)
+        for name, like in ACTIVATIONS.items():
+            if like == axis:
+                yield Extent(f"{name} = {size}", size, name)
+
+
+def _nearest_sizes(extents: list[Extent], sizes: Mapping[str, int], rules: Mapping) -> dict[str, int] | None:
+    """Sizes, for as many devices, that split every extent and are nearest to `sizes`; None: there are none."""
+    found = [
+        shape
+        for shape in _shapes(list(sizes), math.prod(sizes.values()))
+        if all(e.size % ways(shape, rules, e.axis) == 0 for e in extents)
+    ]
+    if not found:
+        return None
+    return min(found, key=lambda shape: sum(abs(math.log2(shape[n] / sizes[n])) for n in sizes))
+
+
+def _shapes(names: list[str], devices: int) -> Iterator[dict[str, int]]:
+    """Every way to share `devices` among the axes."""
+    if len(names) == 1:
+        yield {names[0]: devices}
+        return
+    for size in range(1, devices + 1):
+        if devices % size == 0:
+            for rest in _shapes(names[1:], devices // size):
+                yield {names[0]: size, **rest}
+
+
+def _overrides(config: TrainConfig, better: dict[str, int] | None) -> str | None:
+    if better is None:
+        return None
+    words = [
+        f"mesh.axes.{name}={size}"
+        for name, size in better.items()
+        if isinstance(config.mesh.axes[name], int) and config.mesh.axes[name] != size
+    ]
+    if words:
+        return " ".join(words)
+    return " ".join(f"mesh.axes.{name}={size}" for name, size in better.items())

@@ -1,0 +1,84 @@
+"""Rules are checked before there are devices: names, collisions, and that every option of the folder is sound."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmx.config.mesh import LOGICAL_AXES, TOGETHER, Mesh
+from tests.support import CONF, model_config, read_option
+
+OPTIONS = sorted(p.stem for p in (CONF / "mesh").glob("[a-z]*.yaml") if "_global_" not in p.read_text())
+
+
+def mesh(option="fsdp_tp", rules=None, axes=None):
+    tree = read_option("mesh", option)
+    return Mesh.model_validate(
+        tree | {"rules": tree["rules"] | (rules or {}), "axes": tree["axes"] | (axes or {})}
+    )
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_are_sound(option):
+    assert mesh(option).problems() == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "key", "said", "fix"),
+    [
+        (
+            {"embd": "fsdp"},
+            "mesh.rules.embd",
+            "no logical axis 'embd'",
+            "'~mesh.rules.embd' mesh.rules.embed=fsdp",
+        ),
+        ({"ffn": "tensr"}, "mesh.rules.ffn", "the mesh has the axes fsdp, tensor", "mesh.rules.ffn=tensor"),
+        ({"ffn": "fsdp"}, "mesh.rules.ffn", "'embed' and 'ffn' of one array", "mesh.rules.ffn=null"),
+        ({"batch": ["fsdp", "fsdp"]}, "mesh.rules.batch", "'fsdp' twice", "mesh.rules.batch=fsdp"),
+        (
+            {"length": ["fsdp", "tensor"]},
+            "mesh.rules.length",
+            "'batch' and 'length'",
+            "mesh.rules.length=tensor",
+        ),
+    ],
+)
+def test_wrong_rules_are_named_with_a_fix(rules, key, said, fix):
+    found = mesh(rules=rules).problems()
+    assert (key, fix) in [(k, f) for k, _, f in found]
+    assert any(said in message for _, message, _ in found)
+
+
+def test_a_rule_that_is_missing_is_named():
+    whole = mesh()
+    lacking = whole.model_copy(update={"rules": {k: v for k, v in whole.rules.items() if k != "vocab"}})
+    [(key, message, fix)] = lacking.problems()
+    assert (key, fix) == ("mesh.rules", "+mesh.rules.vocab=null")
+    assert "'vocab'" in message
+
+
+def test_two_free_axes_are_one_too_many():
+    [(key, message, fix)] = mesh(axes={"tensor": "auto"}).problems()
+    assert key == "mesh.axes"
+    assert "fsdp and tensor" in message
+    assert fix == "mesh.axes.tensor=1"
+
+
+def test_a_model_may_have_axes_of_its_own():
+    whole = mesh(rules={"memory": "tensor"})
+    assert "memory" in whole.problems()[0][1]
+    assert whole.problems(["memory"]) == []
+
+
+@pytest.mark.parametrize(
+    "option", ["tiny", "moe_tiny", "gpt2", "deepseek_v3", "gpt_oss_20b", "gemma2_2b", "qwen2p5_0p5b"]
+)
+def test_every_array_of_a_model_is_among_those_checked(option):
+    """`TOGETHER` has all that the parameters of a model have, so that no collision is found only later."""
+    from lmx.models.specs import decoder_specs
+    from lmx.params import named_params
+
+    known = [set(axes) for axes in TOGETHER]
+    for path, param in named_params(decoder_specs(model_config(option))).items():
+        assert set(param.axes) <= set(LOGICAL_AXES), path
+        pairs = set(param.axes)
+        assert len(pairs) == 1 or any(pairs <= axes for axes in known), (path, param.axes)
