@@ -33,7 +33,7 @@ from lmx.sharding import Shard
 from lmx.types import KVCache, Tree
 
 Aux = dict[str, jax.Array]
-_RESIDUAL = ("batch", "length", "act_embed")
+_RESIDUAL = ("batch", "residual_length", "act_embed")
 
 
 class Network(NamedTuple):
