@@ -130,6 +130,7 @@ def _in_command(name: str, rest: Sequence[str], word: str) -> list[str]:
         return [f"{value} " for value in values]
     if not word.lstrip("+~").startswith("hydra"):
         found = [item for item in found if not item.lstrip("+~").startswith("hydra")]
+    found = [item for item in found if "=_" not in item]  # what options build upon is no option
     chosen = "=" in word
     return [f"{item} " if chosen and not item.endswith("/") else item for item in found]
 

@@ -12,6 +12,9 @@ import yaml
 from lmx.cli.command import Command
 from lmx.cli.page import Section, render
 
+MANY = 20
+"""Options of a group from which on the page of a command lists their names alone."""
+
 
 def front_page(commands: Mapping[str, Any]) -> str:
     """`lmx --help`."""
@@ -23,7 +26,7 @@ def front_page(commands: Mapping[str, Any]) -> str:
             Section(
                 "With every command",
                 [
-                    ("--help", "groups, options, keys and examples of the command"),
+                    ("--help", "groups, options, keys and examples of the command; --help GROUP: one group"),
                     ("group=option", "choose one of the files in conf/GROUP"),
                     ("key=value", "set a value, such as trainer.steps=2k"),
                     ("--cfg job --resolve", "show the configuration instead of running it"),
@@ -37,7 +40,7 @@ def front_page(commands: Mapping[str, Any]) -> str:
 
 
 def command_page(command: Command, arguments: Sequence[str] = ()) -> str:
-    """`lmx COMMAND --help`."""
+    """`lmx COMMAND --help`, or `lmx COMMAND --help GROUP` for the options of one group."""
     from lmx.config.files import conf_dir
 
     folders = [conf_dir()]
@@ -48,11 +51,20 @@ def command_page(command: Command, arguments: Sequence[str] = ()) -> str:
             folders[0] = Path(value)
     primary = folders[0] / f"{command.primary}.yaml"
     chosen = choices(primary)
+    asked = {group: chosen[group] for group in arguments if group in chosen}
+    if asked:
+        section = Section("Options (* is chosen unless you say otherwise)", _groups(folders, asked))
+        title, usage = (
+            f"lmx {command.name}: {', '.join(asked)}",
+            f"lmx {command.name} {next(iter(asked))}=OPTION",
+        )
+        return render(title, usage, [section])
     sections = [Section("Examples", list(command.examples))] if command.examples else []
     if chosen:
         sections.append(
             Section(
-                "Groups and their options (* is chosen unless you say otherwise)", _groups(folders, chosen)
+                "Groups and their options (* is chosen unless you say otherwise)",
+                _groups(folders, chosen, command.name),
             )
         )
     keys = _keys(command, folders[0], primary, chosen)
@@ -65,6 +77,7 @@ def command_page(command: Command, arguments: Sequence[str] = ()) -> str:
                 ("--cfg job [--resolve]", "show the configuration; --package model shows a part"),
                 ("-m, --multirun", "run every combination of values written a,b,c"),
                 ("--config-dir DIR", "add a folder of your own configuration files"),
+                ("--help GROUP", "what the options of one group are"),
                 ("hydra.run.dir=DIR", "put the run there"),
                 ("--info defaults", "the files that make the configuration, in order"),
             ],
@@ -89,7 +102,10 @@ def choices(primary: Path) -> dict[str, str | None]:
     return found
 
 
-def _groups(folders: Sequence[Path], chosen: Mapping[str, str | None]) -> list[tuple[str, str]]:
+def _groups(
+    folders: Sequence[Path], chosen: Mapping[str, str | None], brief: str | None = None
+) -> list[tuple[str, str]]:
+    """A row an option. `brief`: the command on whose page large groups are lists of names alone."""
     from lmx.config.files import description_of_file
 
     rows: list[tuple[str, str]] = []
@@ -100,6 +116,13 @@ def _groups(folders: Sequence[Path], chosen: Mapping[str, str | None]) -> list[t
                 files.setdefault(path.stem, path)
         rows.append((group, "" if files else "(no options yet)"))
         ordered = sorted(files, key=lambda name: (name != default, name))
+        if brief and len(ordered) > MANY:
+            names = ", ".join(ordered[1:])
+            rows.append((f"  * {ordered[0]}", description_of_file(files[ordered[0]])))
+            rows.append(
+                (f"    {len(ordered) - 1} more", f"{names} (described by: lmx {brief} --help {group})")
+            )
+            continue
         for name in ordered:
             rows.append((f"  {'*' if name == default else ' '} {name}", description_of_file(files[name])))
     return rows
