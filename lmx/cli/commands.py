@@ -24,6 +24,8 @@ COMMANDS: dict[str, Entry] = {
     "generate": Entry("lmx.cli.generate", "continue prompts with a checkpoint"),
     "chat": Entry("lmx.cli.chat", "a conversation in the terminal"),
     "export": Entry("lmx.cli.export", "write a model as a HuggingFace directory"),
+    "compile": Entry("lmx.cli.compile", "compile for devices that are not here, and show what programs take"),
+    "tune memory": Entry("lmx.cli.tune", "find the micro-batch and rematerialisation that fit a device"),
     "runs": Entry("lmx.cli.runs", "list, compare and plot runs"),
     "data prepare": Entry("lmx.cli.data", "tokenise text into shards"),
     "data inspect": Entry("lmx.cli.data", "show batches as training sees them"),

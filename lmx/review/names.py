@@ -27,6 +27,8 @@ _PASSED = {
     "copy-start",
     "slice",
 }
+_MOVING = _PASSED | {"parameter", "constant", "dynamic-slice", "tuple", "compare", "select", "add", "all-gather-done"}
+_UNNAMING = ("layers/kernels.py", "layers/activations.py")
 _ASSIGNED = re.compile(
     r"^\s*(?:return\b|(\(?[A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*\)?)\s*(?::[^=]+)?(?:[-+*/]|)=(?!=))"
 )
@@ -49,6 +51,7 @@ class Namer:
         self.module = module
         self.parameters = parameters or {}
         self._users: dict[str, dict[str, list[Instruction]]] = {}
+        self._called_from: dict[str, tuple[Computation, Instruction]] = {}
 
     def __call__(self, buffer: Buffer) -> str:
         """Name of a buffer: `params.layers.0.mlp.up`, `gradient of ...`, or `gate_BTF in mlp (layers/mlp.py:40)`."""
@@ -56,15 +59,18 @@ class Namer:
         instruction = computation.by_name[buffer.instruction]
         if instruction.opcode == "parameter":
             return argument_name(instruction.op_name) or instruction.name
+        weight = self._weight(computation, instruction)
+        if weight is not None:
+            return weight
         found, stacked = self._source(computation, instruction, 0)
         backward = "transpose(" in found.op_name or "transpose(" in instruction.op_name
         alike = self.parameters.get(buffer.shape.dims, [])
-        if stacked and backward and alike:
+        product = "dot_general" in found.op_name or "dot_general" in instruction.op_name
+        if alike and backward and (stacked or product):
             return f"gradient of {_joined(alike)}"
         name = self.place(found) or self.place(instruction)
-        if alike and (not name or stacked):
-            role = "gradient" if backward else "copy"
-            return f"{role} of {_joined(alike)}" + (f" in {buffer.shape.dtype}" if role == "copy" else "")
+        if alike and not name:
+            return f"like {_joined(alike)}"
         name = name or found.op_name or instruction.op_name or instruction.name
         if stacked:
             return f"{name}, of every layer"
@@ -72,11 +78,77 @@ class Namer:
             return f"{name}, computed again"
         return f"{name}, backward" if backward else name
 
+    def _weight(self, inside: Computation, value: Instruction) -> str | None:
+        """What a value is that a parameter becomes by moving and casting alone; None for any other."""
+        gathered, whole = False, True
+        for _ in range(32):
+            if value.opcode == "parameter":
+                if inside.name == self.module.entry_name:
+                    name = argument_name(value.op_name)
+                    if not name.startswith("params."):
+                        return None
+                    part = "" if whole else ", one layer"
+                    return f"{name.removeprefix('params.')}, {'gathered' if gathered else 'copied'}{part}"
+                return None
+            gathered = gathered or value.opcode.startswith("all-gather")
+            if value.opcode == "fusion":
+                called = self.module.called(value)
+                if not called or any(i.opcode not in _MOVING for i in called[0].instructions):
+                    return None
+                gathered = gathered or any("all-gather" in i.opcode for i in called[0].instructions)
+                whole = whole and all(i.opcode != "dynamic-slice" for i in called[0].instructions)
+            elif value.opcode == "get-tuple-element":
+                before = inside.by_name.get(value.operands[0])
+                index = int(value.attribute("index") or 0)
+                if before is not None and before.opcode == "parameter":
+                    outer = self._carried(inside, index)
+                    if outer is None:
+                        return None
+                    inside, value = outer
+                    continue
+                if before is not None and before.opcode == "tuple":
+                    value = inside.by_name[before.operands[index]]
+                    continue
+            elif value.opcode not in _MOVING and not value.opcode.startswith("all-gather"):
+                return None
+            whole = whole and value.opcode != "dynamic-slice"
+            operands = [o for o in (inside.by_name.get(n) for n in value.operands) if o is not None]
+            if not operands:
+                return None
+            value = max(operands, key=lambda o: sum(a.bytes for a in o.arrays))
+        return None
+
+    def _carried(self, body: Computation, index: int) -> tuple[Computation, Instruction] | None:
+        """What part `index` of a loop's carry is outside, where the loop does not change it."""
+        caller = self._callers().get(body.name)
+        if caller is None or caller[1].opcode != "while":
+            return None
+        root = body.root
+        kept = body.by_name.get(root.operands[index]) if root.opcode == "tuple" else None
+        if kept is None or kept.opcode != "get-tuple-element" or int(kept.attribute("index") or 0) != index:
+            return None
+        inside, loop = caller
+        start = inside.by_name.get(loop.operands[0])
+        if start is None or start.opcode != "tuple":
+            return None
+        outer = inside.by_name.get(start.operands[index])
+        return None if outer is None else (inside, outer)
+
+    def _callers(self) -> dict[str, tuple[Computation, Instruction]]:
+        if not self._called_from:
+            for computation in self.module.computations.values():
+                for instruction in computation.instructions:
+                    for name in instruction.calls:
+                        self._called_from[name] = (computation, instruction)
+        return self._called_from
+
     def place(self, instruction: Instruction) -> str:
         """`variable in function (file:line)`, of the innermost line that is the package's; empty where none is."""
         frames = self.module.stack(instruction)
         own = [frame for frame in frames if frame.file.startswith(PACKAGE)]
-        return place_name(own[0]) if own else ""
+        # The innermost line that gives its result a name: what a kernel returns is named where it is called.
+        named = [f for f in own if assigned(f.file, f.line) and not f.file.endswith(_UNNAMING)]
+        return place_name((named or own)[0]) if own else ""
 
     # ---- where a value comes from
 
@@ -193,16 +265,23 @@ def assigned(file: str, line: int) -> str | None:
 
 
 def shapes_of_parameters(module: Module) -> dict[tuple[int, ...], list[str]]:
-    """Shape of a part on one device -> parameters that have it, with more than one dimension."""
+    """Shape -> parameters that have it: on one device or in all, of every layer or of one; of at least two dimensions."""
     found: dict[tuple[int, ...], list[str]] = {}
     for parameter in module.entry.parameters().values():
-        name = argument_name(parameter.op_name)
-        if (
-            name.startswith("params.")
-            and isinstance(parameter.shape, Shape)
-            and len(parameter.shape.dims) > 1
-        ):
-            found.setdefault(parameter.shape.dims, []).append(name.removeprefix("params."))
+        name, shape = argument_name(parameter.op_name), parameter.shape
+        if not name.startswith("params.") or not isinstance(shape, Shape):
+            continue
+        ways = re.search(r"sharding=\{devices=\[([\d,]+)\]", parameter.attributes)
+        tiles = [int(n) for n in ways[1].split(",")] if ways else []
+        tiles = tiles[: len(shape.dims)] + [1] * (len(shape.dims) - len(tiles))
+        whole = tuple(d * n for d, n in zip(shape.dims, tiles, strict=True))
+        name = name.removeprefix("params.")
+        forms = {shape.dims, whole}
+        if name.startswith("layers."):
+            forms |= {shape.dims[1:], whole[1:], (1, *shape.dims[1:]), (1, *whole[1:])}
+        for form in forms:
+            if len(form) > 1 and name not in found.setdefault(form, []):
+                found[form].append(name)
     return found
 
 

@@ -1,0 +1,314 @@
+"""The programs of a configuration, compiled for devices that need not be here, and what they take."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from lmx import params as param_tree
+from lmx.chips import chip_of
+from lmx.config.errors import requests
+from lmx.layers.loss import logits
+from lmx.review.programs import Found, Memory, does_not_fit, memory_of, needed_bytes, read_program
+from lmx.run.build import Parts, build
+from lmx.run.compile_config import Compile
+from lmx.run.config import TrainConfig
+from lmx.run.length import total_steps
+from lmx.run.programs import abstract_batch, lowered_step
+from lmx.run.topology import devices_of, parse_topology
+from lmx.sharding import spec
+from lmx.train.evaluate import make_eval_step
+from lmx.types import Batch, Tree
+
+SOME_STEPS = 1000
+"""Length of a run whose length only its data or the clock will tell; no size in a program follows from it."""
+WITHOUT_LIMIT = {"xla_tpu_max_hbm_size_mib": str(2**24)}
+"""Lets the compiler finish a program that does not fit, so that one can see what is in it."""
+
+
+class Report(NamedTuple):
+    """One program on one topology.
+
+    needed    bytes of a device that the compiler asks for where it refused the program; None where it fits
+    found     buffers and collectives; None where the compiler gives no text
+    flops     of the whole program over all devices, by the model's own formula
+    hbm       bytes of a device that a program may fill; None where no figure is known (CPU)
+    """
+
+    program: str
+    topology: str
+    slices: int
+    devices: int
+    device_kind: str
+    mesh: dict[str, int]
+    memory: Memory | None
+    needed: int | None
+    found: Found | None
+    flops: float
+    hbm: int | None
+    compile_time: float
+    hash: str
+
+    @property
+    def peak(self) -> int:
+        """Bytes of a device, of memory that the program has or would need."""
+        if self.memory is not None:
+            return self.memory.peak
+        return self.needed or 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether the compiler took it, and the device has the memory."""
+        return self.needed is None and (self.hbm is None or self.peak <= self.hbm)
+
+    @property
+    def headroom(self) -> float | None:
+        """Part of the memory that stays free; negative where it does not fit."""
+        return None if self.hbm is None else 1 - self.peak / self.hbm
+
+
+def example_row(config: TrainConfig) -> Batch:
+    """The form of one example of the configured data, known without reading it."""
+    t = config.trainer.sequence_length
+    ids, weights = jax.ShapeDtypeStruct((t,), np.int32), jax.ShapeDtypeStruct((t,), np.float32)
+    more = ids if config.data.segmented() else None
+    return Batch(ids, ids, weights, more, more)
+
+
+def steps_of(config: TrainConfig) -> int:
+    """Length of the run, as far as the configuration alone tells it."""
+    t = config.trainer
+    if t.steps is None and t.tokens is None:
+        return SOME_STEPS
+    return total_steps(t.model_copy(update={"epochs": None}), examples_per_epoch=0)
+
+
+def topology_devices(config: Compile) -> list[Any]:
+    """The devices of `topology` and `slices`; RequestError where there is no such thing."""
+    return devices_of(parse_topology(config.topology), config.slices)
+
+
+def build_for(config: TrainConfig, devices: Sequence[Any]) -> Parts:
+    """The parts of the run on all of `devices`; RequestError where mesh, batch and model do not fit one another."""
+    with requests():
+        parts = build(config, total_steps=steps_of(config), devices=devices)
+        if parts.mesh.size != len(devices):
+            sizes = " x ".join(f"{name} {size}" for name, size in parts.mesh.shape.items())
+            raise ValueError(
+                f"mesh.axes: {sizes} = {parts.mesh.size}, but there are {len(devices)} devices; "
+                f"mesh=fsdp takes them all, or set mesh.axes.{next(iter(parts.mesh.shape))}=auto"
+            )
+    return parts
+
+
+def lower(config: Compile | TrainConfig, parts: Parts, program: str) -> jax.stages.Lowered:
+    """`train`, `eval` or `decode`, lowered for the mesh of `parts`."""
+    if program == "train":
+        return lowered_step(config, parts, example_row(config), norms=False)
+    params = parts.abstract_state.params
+    if program == "eval":
+        step = make_eval_step(parts.model, parts.kernels, np.zeros(config.model.vocab_size, np.float32))
+        batch = abstract_batch(config, parts, example_row(config), config.trainer.eval_batch_size)
+        return jax.jit(step).lower(params, batch)
+    assert isinstance(config, Compile)
+    return _lower_decode(config, parts)
+
+
+def _lower_decode(config: Compile, parts: Parts) -> jax.stages.Lowered:
+    """One more token a row, the likeliest, from a cache that is donated; parameters in the compute dtype."""
+    batch, length = config.decode.batch, config.decode.length
+    rules, mesh, dtype = config.mesh.rules, parts.mesh, jnp.dtype(config.trainer.compute_dtype)
+    shardings = param_tree.shardings(parts.model.specs, mesh, rules)
+    params = param_tree.abstract(parts.model.specs, dtype, shardings)
+    rows = ("batch",)
+    cache = jax.eval_shape(lambda: parts.model.init_cache(batch, length))
+
+    def laid(path: tuple, x: Any) -> Any:
+        axes: tuple[str | None, ...] = {
+            1: rows,
+            2: (*rows, None),
+            4: (*rows, "act_kv_heads", None, None),
+            5: (None, *rows, "act_kv_heads", None, None),
+        }[x.ndim]
+        if x.ndim > 2 and x.shape[-3] != getattr(config.model, "n_kv_heads", 1):
+            axes = tuple(None if axis == "act_kv_heads" else axis for axis in axes)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec(axes, rules)))
+
+    cache = jax.tree_util.tree_map_with_path(laid, cache)
+    ids = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=NamedSharding(mesh, spec(rows, rules)))
+
+    def decode(params: Tree, cache: Tree, ids_B: jax.Array) -> tuple[Tree, jax.Array]:
+        out = parts.model.forward(params, ids_B[:, None], cache=cache)
+        best = jnp.argmax(logits(out.hidden[:, -1], parts.model.head(params)), axis=-1)
+        return out.cache, best.astype(jnp.int32)
+
+    out_shardings = (jax.tree.map(lambda x: x.sharding, cache), ids.sharding)
+    return jax.jit(decode, donate_argnums=1, out_shardings=out_shardings).lower(params, cache, ids)
+
+
+def flops_of(config: Compile | TrainConfig, parts: Parts, program: str) -> float:
+    """Of one run of a program over all devices, by the model's formula: recomputation does not count."""
+    t = config.trainer
+    if program == "train":
+        return t.batch_sequences() * t.sequence_length * parts.model.flops(t.sequence_length).causal
+    if program == "eval":
+        return t.eval_batch_size * t.sequence_length * parts.model.flops(t.sequence_length).causal / 3
+    assert isinstance(config, Compile)
+    return config.decode.batch * parts.model.flops(config.decode.length).full / 3
+
+
+def compile_program(
+    config: Compile | TrainConfig,
+    devices: Sequence[Any],
+    program: str = "train",
+    *,
+    topology: str,
+    slices: int = 1,
+    cache: str | None = None,
+    look_inside: bool = True,
+) -> Report:
+    """Compiles one program and reports; from the cache where this very program was compiled before.
+
+    `look_inside`: whether buffers and collectives are wanted, also of a program that does not fit (which costs a
+    second compilation then). RequestError where the configuration does not fit the devices.
+    """
+    parts = build_for(config, devices)
+    chip = chip_of(str(devices[0].device_kind))
+    with requests():
+        lowered = lower(config, parts, program)
+    known = _Cache(cache, lowered, parts.mesh, look_inside)
+    found = known.read()
+    if found is None:
+        found = _compile(lowered, parts, look_inside=look_inside)
+        known.write(found)
+    return Report(
+        program=program,
+        topology=topology,
+        slices=slices,
+        devices=len(devices),
+        device_kind=str(devices[0].device_kind),
+        mesh=dict(parts.mesh.shape),
+        flops=flops_of(config, parts, program),
+        hbm=None if chip is None else chip.hbm,
+        hash=known.key,
+        **found._asdict(),
+    )
+
+
+class _Compiled(NamedTuple):
+    """What compiling brings; JSON-able."""
+
+    memory: Memory | None
+    needed: int | None
+    found: Found | None
+    compile_time: float
+
+
+def _compile(lowered: jax.stages.Lowered, parts: Parts, *, look_inside: bool) -> _Compiled:
+    began = time.perf_counter()
+    needed, compiled = None, None
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not does_not_fit(error):
+            raise
+        needed = needed_bytes(str(error)) or 0
+    taken = time.perf_counter() - began
+    if compiled is None and look_inside:
+        try:
+            compiled = lowered.compile(compiler_options=dict(WITHOUT_LIMIT))
+        except jax.errors.JaxRuntimeError:
+            return _Compiled(None, needed, None, taken)
+    if compiled is None:
+        return _Compiled(None, needed, None, taken)
+    found = None
+    # The text of a program for TPU7x brings the process down.
+    if look_inside and "TPU7x" not in str(parts.mesh.devices.flat[0].device_kind):
+        found = read_program(compiled.as_text() or "", dict(parts.mesh.shape))
+    return _Compiled(memory_of(compiled), needed, found, taken)
+
+
+class _Cache:
+    """Reports by a hash of the program as it goes to the compiler, the devices, and the compiler's version."""
+
+    def __init__(self, folder: str | None, lowered: jax.stages.Lowered, mesh: Any, look_inside: bool) -> None:
+        versions = [f"jax {jax.__version__}", f"libtpu {_version('libtpu')}"]
+        devices = [repr(d) for d in mesh.devices.flat]
+        text = "\n".join([lowered.as_text(), str(mesh), *devices, *versions, str(look_inside)])
+        self.key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        self._path = None if folder is None else Path(folder).expanduser() / f"{self.key}.json"
+
+    def read(self) -> _Compiled | None:
+        """The report, when it is there and whole."""
+        if self._path is None or not self._path.is_file():
+            return None
+        try:
+            return compiled_from_json(json.loads(self._path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError):  # written by another version, or cut short
+            return None
+
+    def write(self, found: _Compiled) -> None:
+        """Keeps it."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(compiled_to_json(found)), encoding="utf-8")
+        partial.replace(self._path)
+
+
+def compiled_to_json(found: _Compiled) -> dict[str, Any]:
+    """Plain values."""
+    inside = found.found
+    return {
+        "memory": None if found.memory is None else found.memory._asdict(),
+        "needed": found.needed,
+        "compile_time": found.compile_time,
+        "found": None
+        if inside is None
+        else {
+            "buffers": [b._asdict() for b in inside.buffers],
+            "collectives": [c._asdict() for c in inside.collectives],
+            "seen_bytes": inside.seen_bytes,
+        },
+    }
+
+
+def compiled_from_json(told: dict[str, Any]) -> _Compiled:
+    """The inverse of `compiled_to_json`."""
+    from lmx.review.collectives import Collective
+    from lmx.review.programs import Tensor
+
+    inside = told["found"]
+    return _Compiled(
+        None if told["memory"] is None else Memory(**told["memory"]),
+        told["needed"],
+        None
+        if inside is None
+        else Found(
+            [Tensor(**b) for b in inside["buffers"]],
+            [Collective(**c) for c in inside["collectives"]],
+            inside["seen_bytes"],
+        ),
+        told["compile_time"],
+    )
+
+
+@functools.cache
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

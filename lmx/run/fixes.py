@@ -1,0 +1,114 @@
+"""A program that does not fit: the smallest changes of its configuration with which it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from lmx.config.mesh import mesh_axes
+from lmx.run.compile import Report
+from lmx.run.config import TrainConfig
+
+MOST = 6
+"""Changes that are compiled at most."""
+
+
+class Change(NamedTuple):
+    """Overrides, and the configuration with them. `numerics`: whether what is learnt changes beyond rounding."""
+
+    overrides: tuple[str, ...]
+    config: Any
+    numerics: bool
+
+
+class Fix(NamedTuple):
+    """A change that fits, and the bytes that a device needs with it."""
+
+    overrides: tuple[str, ...]
+    peak: int
+    numerics: bool
+
+
+def changed(config: Any, key: str, value: Any) -> Any:
+    """`config` with the dotted `key` set; validated values are taken as they are."""
+    first, _, rest = key.partition(".")
+    inner = getattr(config, first) if not isinstance(config, dict) else config[first]
+    new = changed(inner, rest, value) if rest else value
+    if isinstance(config, dict):
+        return {**config, first: new}
+    return config.model_copy(update={first: new})
+
+
+def micro_batches(config: TrainConfig, mesh_shape: dict[str, int]) -> list[int]:
+    """Values of trainer.accumulation that leave every device whole sequences, powers of two times the present one."""
+    ways = math.prod(mesh_shape.get(axis, 1) for axis in mesh_axes(config.mesh.rules.get("batch")))
+    sequences, now = config.trainer.batch_sequences(), config.trainer.accumulation
+    found, n = [], now
+    while sequences % (n * ways) == 0:
+        found.append(n)
+        n *= 2
+    return found
+
+
+def changes(config: TrainConfig, mesh_shape: dict[str, int]) -> Iterator[Change]:
+    """From the smallest change to the largest; those that keep the numbers come first."""
+    words: tuple[str, ...] = ()
+    if getattr(config.model, "remat", "full") != "full":
+        config, words = changed(config, "model.remat", "full"), ("model.remat=full",)
+        yield Change(words, config, False)
+    options = micro_batches(config, mesh_shape)
+    for n in options[1:]:
+        more = (*words, f"trainer.accumulation={n}")
+        yield Change(more, changed(config, "trainer.accumulation", n), False)
+    if len(options) > 1:
+        config = changed(config, "trainer.accumulation", options[-1])
+        words = (*words, f"trainer.accumulation={options[-1]}")
+    batch = mesh_axes(config.mesh.rules.get("batch"))
+    if config.mesh.rules.get("embed") is None and batch:
+        config = changed(config, "mesh.rules.embed", list(batch) if len(batch) > 1 else batch[0])
+        words = (*words, f"mesh.rules.embed={'[' + ','.join(batch) + ']' if len(batch) > 1 else batch[0]}")
+        yield Change(words, config, False)
+    if getattr(config.optimizer, "state_dtype", "bfloat16") is None:
+        config = changed(config, "optimizer.state_dtype", "bfloat16")
+        words = (*words, "optimizer.state_dtype=bfloat16")
+        yield Change(words, config, True)
+    if config.trainer.param_dtype == "float32":
+        config = changed(config, "trainer.param_dtype", "bfloat16")
+        yield Change((*words, "trainer.param_dtype=bfloat16"), config, True)
+
+
+def find_fix(
+    report: Report,
+    config: TrainConfig,
+    compile_one: Callable[[Any], Report],
+    *,
+    say: Callable[[str], None],
+    most: int = MOST,
+) -> Fix | None:
+    """The first change with which the program of `report` fits, by compiling; None when none of them is enough."""
+    tried = 0
+    for change in _likely(report, list(changes(config, report.mesh)), config):
+        if tried == most:
+            return None
+        tried += 1
+        say(f"trying {' '.join(change.overrides)}")
+        found = compile_one(change.config)
+        if found.fits:
+            return Fix(change.overrides, found.peak, change.numerics)
+    return None
+
+
+def _likely(report: Report, found: Sequence[Change], config: TrainConfig) -> list[Change]:
+    """Without those that cannot be enough: a fraction of the batch saves at most the other part of the temporaries."""
+    memory, hbm = report.memory, report.hbm
+    if memory is None or hbm is None:
+        return list(found)
+    kept = []
+    for change in found:
+        part = config.trainer.accumulation / change.config.trainer.accumulation
+        same = change.overrides[-1].startswith("trainer.accumulation") and len(change.overrides) == 1
+        if same and memory.arguments + memory.outputs + memory.temporaries * part > hbm:
+            continue
+        kept.append(change)
+    return kept
