@@ -119,11 +119,12 @@ class _Encoder:
         self.dtype = token_dtype(recipe.tokenizer.vocab_size)
         before, after = boundary_ids(recipe.tokenizer, recipe.boundary)
         self.before, self.after = np.asarray(before, self.dtype), np.asarray(after, self.dtype)
+        self.nothing = np.zeros(0, self.dtype)
         self.nul_ends = recipe.tokenizer.encode("\0").tolist() == [recipe.tokenizer.eos_id]
         self.digest = hashlib.sha256()
         self.chunks: list[np.ndarray] = []
         self.rows: list[tuple[int, int, int]] = []
-        self.waiting: list[tuple[int, str, str]] = []
+        self.waiting: list[tuple[int, str, str, np.ndarray, np.ndarray]] = []
         self.size = self.bytes = self.empty = self.skipped = self.replaced = 0
 
     def add(self, document: Document) -> None:
@@ -142,7 +143,11 @@ class _Encoder:
         else:
             self.replaced += replaced or replaced_too
             self.bytes += len(document.text) + len(document.prompt)
-            self.waiting.append((document_key(document), prompt, text))
+            around = (
+                self.before if document.begins else self.nothing,
+                self.after if document.ends else self.nothing,
+            )
+            self.waiting.append((document_key(document), prompt, text, *around))
             self.size += len(document.text)
             if self.size >= _BATCH_BYTES:
                 self.flush()
@@ -154,22 +159,22 @@ class _Encoder:
         _check_ids(ids, document.place, self.tokenizer.vocab_size)
         self.digest.update(ids.tobytes())
         self.bytes += ids.nbytes
-        self._put(document_key(document), self.before, ids, 0)
+        self._put(document_key(document), self.before, ids, self.after, 0)
 
-    def _put(self, key: int, lead: np.ndarray, ids: np.ndarray, prompt: int) -> None:
-        self.chunks.append(np.concatenate([lead, ids.astype(self.dtype), self.after]))
+    def _put(self, key: int, lead: np.ndarray, ids: np.ndarray, after: np.ndarray, prompt: int) -> None:
+        self.chunks.append(np.concatenate([lead, ids.astype(self.dtype), after]))
         self.rows.append((key, len(self.chunks[-1]), prompt))
 
     def flush(self) -> None:
         """Encodes what waits."""
-        texts = self.tokenizer.encode_batch([text for _, _, text in self.waiting])
-        prompts = iter(self.tokenizer.encode_batch([prompt for _, prompt, _ in self.waiting if prompt]))
-        for (key, prompt, _), ids in zip(self.waiting, texts, strict=True):
+        texts = self.tokenizer.encode_batch([text for _, _, text, _, _ in self.waiting])
+        prompts = iter(self.tokenizer.encode_batch([prompt for _, prompt, *_ in self.waiting if prompt]))
+        for (key, prompt, _, before, after), ids in zip(self.waiting, texts, strict=True):
             if prompt:
-                lead = np.concatenate([self.before, next(prompts).astype(self.dtype)])
-                self._put(key, lead, ids, len(lead))
+                lead = np.concatenate([before, next(prompts).astype(self.dtype)])
+                self._put(key, lead, ids, after, len(lead))
             else:
-                self._put(key, self.before, ids, 0)
+                self._put(key, before, ids, after, 0)
         self.waiting.clear()
         self.size = 0
 

@@ -12,21 +12,35 @@ import mmap
 import os
 import sysconfig
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lmx.data.files import find_files
+from lmx.data.stretches import (
+    LONG,
+    READ_ERRORS,
+    Stretch,
+    split_stream,
+    stretch_of_file,
+    stretches_of_stream,
+)
 
 
 class Document(NamedTuple):
-    """UTF-8 text after a prompt that is never learnt (or empty), or token ids; and where it comes from."""
+    """UTF-8 text after a prompt that is never learnt (or empty), or token ids; and where it comes from.
+
+    begins, ends  False inside a long text that comes in stretches, where no boundary token belongs
+    """
 
     text: bytes
     prompt: bytes
     place: str
     ids: np.ndarray | None = None
+    begins: bool = True
+    ends: bool = True
 
 
 class Piece(NamedTuple):
@@ -90,37 +104,43 @@ def _group(pieces: Sequence[tuple[Piece, int]], part_bytes: int) -> list[Part]:
     return parts + ([tuple(current)] if current else [])
 
 
-def _read(path: str, key: str) -> bytes:
+@contextmanager
+def _opened(path: str, key: str) -> Iterator[Any]:
+    """The file's bytes as a stream, unpacked; ValueError where they cannot be read."""
     try:
-        if path.endswith(".gz"):
-            with gzip.open(path, "rb") as file:
-                return file.read()
-        with open(path, "rb") as file:
-            return file.read()
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
+        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
+            yield file
+    except READ_ERRORS as error:
         raise ValueError(f"{key}: {path} cannot be read: {error}") from None
 
 
 class DelimitedFiles:
-    """Files whose documents are whole files (`separator` None) or stretches between separators."""
+    """Files whose documents are whole files (`separator` None) or lie between separators.
+
+    A file of more than `long` bytes without a separator is read in stretches, each in the place of a document.
+    """
 
     key = "data.path"
 
-    def __init__(self, files: Sequence[str], *, separator: str | None):
-        self.files = tuple(files)
+    def __init__(self, files: Sequence[str], *, separator: str | None, long: int = LONG):
+        self.files, self.long = tuple(files), long
         if separator == "":
             raise ValueError("data.separator is empty; give the text between documents, or null")
         self.separator = None if separator is None else separator.encode()
 
     def settings(self) -> dict[str, Any]:
-        """Kind and separator."""
-        return {"kind": "text", "separator": None if self.separator is None else self.separator.decode()}
+        """Kind and separator, and the length from which files are read in stretches where one is."""
+        separator = None if self.separator is None else self.separator.decode()
+        in_stretches = separator is None and any(os.path.getsize(path) > self.long for path in self.files)
+        return {"kind": "text", "separator": separator} | ({"long": self.long} if in_stretches else {})
 
     def _divisible(self, path: str) -> bool:
         # A separator that can overlap itself (two line ends) has no place where reading may start afresh.
         separator = self.separator
-        if separator is None or path.endswith(".gz"):
+        if path.endswith(".gz"):
             return False
+        if separator is None:
+            return os.path.getsize(path) > self.long
         return not any(separator.startswith(separator[i:]) for i in range(1, len(separator)))
 
     def parts(self, part_bytes: int) -> list[Part]:
@@ -134,13 +154,26 @@ class DelimitedFiles:
                 pieces.append((Piece(path, start, stop), stop - start))
         return _group(pieces, part_bytes)
 
-    def _texts(self, piece: Piece) -> Iterator[tuple[bytes, str]]:
+    def _stretches(self, piece: Piece) -> Iterator[Stretch]:
+        """A file that is one document, whole or what of it is in this piece."""
         path, start, stop = piece
-        if self.separator is None:
-            yield _read(path, self.key), path
-        elif path.endswith(".gz"):
-            for number, text in enumerate(_read(path, self.key).split(self.separator), 1):
-                yield text, f"{path}, document {number}"
+        if path.endswith(".gz"):
+            with _opened(path, self.key) as file:
+                yield from stretches_of_stream(file, self.long // 2, self.long)
+        elif stop - start < os.path.getsize(path):
+            yield stretch_of_file(path, start, stop)
+        else:
+            with _opened(path, self.key) as file:
+                yield Stretch(file.read(), 0, begins=True, ends=True)
+
+    def _texts(self, piece: Piece) -> Iterator[tuple[bytes, str]]:
+        """The documents between separators."""
+        path, start, stop = piece
+        assert self.separator is not None
+        if path.endswith(".gz"):
+            with _opened(path, self.key) as file:
+                for number, text in enumerate(split_stream(file, self.separator), 1):
+                    yield text, f"{path}, document {number}"
         else:
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 yield from self._between(data, start, stop, path)
@@ -162,8 +195,13 @@ class DelimitedFiles:
     def documents(self, part: Part) -> Iterator[Document]:
         """The texts of the part's pieces."""
         for piece in part:
-            for text, place in self._texts(piece):
-                yield Document(text, b"", place)
+            if self.separator is not None:
+                yield from (Document(text, b"", place) for text, place in self._texts(piece))
+                continue
+            for text, start, begins, ends in self._stretches(piece):
+                place = piece.path if begins and ends else f"{piece.path}, from byte {start}"
+                if text or (begins and ends):
+                    yield Document(text, b"", place, None, begins, ends)
 
 
 class JsonLinesFiles(DelimitedFiles):
