@@ -116,7 +116,6 @@ def attend(
     """
     positions_BT, segments_BT = context.positions, context.segments
     length = q_BTNH.shape[1]
-    q_BTNH, k_BSKH, v_BSKH = all_named((q_BTNH, k_BSKH, v_BSKH), (QUERY, KEY, VALUE))
     if k_positions_BS is not None:
         assert positions_BT is not None
         # Slots that are not yet filled lie at positions after every query, so causality hides them.
@@ -172,6 +171,8 @@ def attention(
         q_BTNH = q_BTNH + params["query_bias"]
         k_BTKH = k_BTKH + params["key_bias"]
         v_BTKH = v_BTKH + params["value_bias"]
+    # Before norm and rotation, which cost little to do again: so that the products never are.
+    q_BTNH, k_BTKH, v_BTKH = all_named((q_BTNH, k_BTKH, v_BTKH), (QUERY, KEY, VALUE))
     if knobs.qk_norm in ("head", "full"):
         q_BTNH = _qk_norm(q_BTNH, params.get("query_norm", {}), config)
         k_BTKH = _qk_norm(k_BTKH, params.get("key_norm", {}), config)

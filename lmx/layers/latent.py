@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lmx.layers.attention import Context, attend, project_out
 from lmx.layers.cache import CacheSlot
-from lmx.layers.names import LATENT, named
+from lmx.layers.names import KEY, LATENT, QUERY, VALUE, all_named, named
 from lmx.layers.norm import norm, norm_specs
 from lmx.layers.rope import rotate
 from lmx.params import Init, Param
@@ -87,7 +87,7 @@ def latent_attention(
     """
     latent = config.attention.latent
     rank, plain = latent.key_value_rank, config.head_dim - latent.rope_dim
-    q_BTNH = _queries(x_BTD, params, config, kernels)
+    q_BTNH = named(_queries(x_BTD, params, config, kernels), QUERY)
     kept_BTR, turned_BTH = kernels.einsums(
         ("btd,dr->btr", "btd,dh->bth"), x_BTD, (params["latent_down"], params["key_rope"])
     )
@@ -126,7 +126,7 @@ def latent_attention(
         o_BTNH = jnp.einsum("btnr,rnh->btnh", o_BTNR, value_RNH)
     else:
         both_BSNH = kernels.einsum("bsr,rnh->bsnh", kept_BS1C[:, :, 0, :rank], params["key_value"])
-        k_BSNH, v_BSNH = both_BSNH[..., :plain], both_BSNH[..., plain:]
+        k_BSNH, v_BSNH = all_named((both_BSNH[..., :plain], both_BSNH[..., plain:]), (KEY, VALUE))
         same = jnp.broadcast_to(kept_BS1C[..., rank:], (*k_BSNH.shape[:3], latent.rope_dim))
         heads = ("batch", "length", "act_heads", None)
         q = shard(jnp.concatenate([q_plain, q_turned], axis=-1), heads)

@@ -8,8 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lmx.layers.names import MLP_GATE, MLP_HIDDEN, MLP_UP, named
 from lmx.params import Init, Param
 from lmx.types import Tree
+
+
+def weight_axes(name: str, *, expert: bool) -> tuple[str, ...]:
+    """Logical axes of one MLP's parameter: those of experts are split by rules of their own."""
+    width, inner = ("expert_embed", "expert_ffn") if expert else ("embed", "ffn")
+    ends = {"down": (inner, width), "down_bias": ("norm",)}
+    return ends.get(name, (inner,) if name.endswith("_bias") else (width, inner))
 
 
 def mlp_specs(config: Any, hidden: int, stack: tuple[int, ...], matrix: Any, out: Any) -> dict[str, Param]:
@@ -18,18 +26,19 @@ def mlp_specs(config: Any, hidden: int, stack: tuple[int, ...], matrix: Any, out
     `stack` is (layers,) or (layers, experts). `matrix(inputs)` and `out(inputs)` give the `Init` of a product
     summing over `inputs` elements.
     """
-    width = config.d_model
-    axes = ("layers", "experts")[: len(stack)]
+    width, experts = config.d_model, len(stack) > 1
     names = ["gate", "up"] if config.mlp.kind == "gated" else ["up"]
-    specs = {
-        name: Param((*stack, width, hidden), (*axes, "embed", "ffn"), matrix(width), ("embed",))
-        for name in names
-    }
-    specs["down"] = Param((*stack, hidden, width), (*axes, "ffn", "embed"), out(hidden), ("ffn",))
+    shapes = dict.fromkeys(names, (width, hidden)) | {"down": (hidden, width)}
+    starts = dict.fromkeys(names, matrix(width)) | {"down": out(hidden)}
+
+    def param(name: str, shape: tuple[int, ...], init: Init, inputs: int) -> Param:
+        own = weight_axes(name, expert=experts)
+        return Param((*stack, *shape), (*("layers", "experts")[: len(stack)], *own), init, own[:inputs])
+
+    specs = {name: param(name, shape, starts[name], 1) for name, shape in shapes.items()}
     if config.mlp.bias:
-        for name in names:
-            specs[f"{name}_bias"] = Param((*stack, hidden), (*axes, "ffn"), Init("zeros"))
-        specs["down_bias"] = Param((*stack, width), (*axes, "norm"), Init("zeros"))
+        for name, shape in shapes.items():
+            specs[f"{name}_bias"] = param(f"{name}_bias", shape[1:], Init("zeros"), 0)
     return specs
 
 
@@ -37,12 +46,12 @@ def hidden(into: Callable[[str], jax.Array], *, config: Any, kernels: Any) -> ja
     """The hidden layer [..., F], where `into(name)` is the product with the weight of that name, bias added."""
     activate = kernels.activation[config.mlp.activation]
     if config.mlp.kind == "plain":
-        return activate(into("up"))
-    gate, up = into("gate"), into("up")
+        return named(activate(named(into("up"), MLP_UP)), MLP_HIDDEN)
+    gate, up = named(into("gate"), MLP_GATE), named(into("up"), MLP_UP)
     limit = config.mlp.limit
     if limit is not None:
         gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit) + 1
-    return activate(gate) * up
+    return named(activate(gate) * up, MLP_HIDDEN)
 
 
 def mlp(x_BTD: jax.Array, params: Tree, *, config: Any, kernels: Any, shard: Any) -> jax.Array:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Discriminator, Tag
 
 from lmx.config.component import Component, Config, field
 from lmx.config.types import Count, Decay, Flag, NonNegative, Positive, PositiveReal, Text
@@ -170,6 +174,36 @@ class Initializer(Config):
     )
 
 
+TENSORS = (
+    *("block_input", "latent", "query", "key", "value", "attention_context", "attention_out"),
+    *("mlp_gate", "mlp_up", "mlp_hidden", "mlp_out"),
+)
+"""What `model.remat` can name, in the order of a block. block_input is kept in any case, here or on the host; latent
+is the compressed vector of latent attention; mlp_gate, mlp_up and mlp_hidden are those of experts as well."""
+
+
+def _known_tensors(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if name not in TENSORS:
+            near = difflib.get_close_matches(name, TENSORS, n=1, cutoff=0.4)
+            raise ValueError(
+                f"{name!r} is no tensor of a block{f'; the nearest is {near[0]}' if near else ''}; there are "
+                f"{', '.join(TENSORS)}"
+            )
+    if value.get("block_input") == "remat":
+        raise ValueError("block_input cannot be recomputed from anything; it can be save or offload")
+    return value
+
+
+Remat = Annotated[
+    Annotated[Literal["none", "full", "dots", "dots_no_batch", "attention", "block_io"], Tag("policy")]
+    | Annotated[
+        dict[str, Literal["save", "remat", "offload"]], AfterValidator(_known_tensors), Tag("by tensor")
+    ],
+    Discriminator(lambda value: "by tensor" if isinstance(value, Mapping) else "policy"),
+]
+
+
 class Model(Component):
     """A network. Subclasses bring `build` and whatever keys they need."""
 
@@ -182,6 +216,10 @@ class Model(Component):
     def max_length(self) -> int | None:
         """Longest sequence that the model has positions for; None: any."""
         return None
+
+    def logical_axes(self) -> tuple[str, ...]:
+        """Names of axes beyond those of `lmx.config.mesh.LOGICAL_AXES`, of which `mesh.rules` may speak."""
+        return ()
 
     def attention_needs(self, compute_dtype: str) -> Needs | None:
         """What its layers ask of an attention kernel; None where it has no attention."""
@@ -222,9 +260,11 @@ class Decoder(Model):
         "scan compiles one period of layers; unroll compiles all: longer to compile, faster on CPU",
         effect="throughput",
     )
-    remat: Literal["none", "full", "dots", "dots_no_batch", "block_io"] = field(
-        "what the backward pass recomputes: nothing, all of a block, all but matrix products, all but products "
-        "with weights, all but the outputs of attention and MLP",
+    remat: Remat = field(
+        "what the backward pass recomputes: nothing (none), all of a block (full), all but matrix products (dots), "
+        "all but products with weights (dots_no_batch), all but what attention mixes (attention), all but the "
+        "outputs of attention and MLP (block_io); or by tensor, {attention_context: save, query: offload, ...}: "
+        "kept, kept in the host's memory, or recomputed (remat), as are those not named",
         effect="throughput",
     )
 

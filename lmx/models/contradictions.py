@@ -14,7 +14,14 @@ Problem = tuple[str, str, str]
 
 def problems_of(config: Decoder) -> list[Problem]:
     """Every contradiction of `model`."""
-    return [*_heads(config), *_patterns(config), *_ropes(config), *_latent(config), *_moe(config)]
+    return [
+        *_heads(config),
+        *_patterns(config),
+        *_ropes(config),
+        *_latent(config),
+        *_moe(config),
+        *_remat(config),
+    ]
 
 
 def _heads(config: Decoder) -> Iterator[Problem]:
@@ -106,3 +113,20 @@ def _moe(config: Decoder) -> Iterator[Problem]:
     elif groups.score == "top2_sum" and size < 2:
         message = "a group of one expert has no two best"
         yield "model.moe.router.groups.score", message, "model.moe.router.groups.score=max"
+
+
+def _remat(config: Decoder) -> Iterator[Problem]:
+    if isinstance(config.remat, str):
+        return
+    absent = {
+        "latent": (config.attention.latent is None, "model.attention.latent is null"),
+        "mlp_gate": (config.mlp.kind == "plain", "model.mlp.kind is plain"),
+    }
+    for name, (missing, why) in absent.items():
+        if missing and name in config.remat:
+            rest = ", ".join(f"{key}: {value}" for key, value in config.remat.items() if key != name)
+            yield (
+                "model.remat",
+                f"there is no {name}: {why}",
+                f"'model.remat={{{rest}}}'" if rest else "model.remat=full",
+            )
