@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +13,14 @@ import optax
 from jax.sharding import NamedSharding
 
 from lmx import params as param_tree
+from lmx.layers.context import over_context
 from lmx.layers.kernels import KernelSet
 from lmx.models.model import Model
 from lmx.optim.layout import state_shardings as optimizer_shardings
 from lmx.run.config import TrainConfig
+from lmx.run.fit import check_fit
 from lmx.run.start import pretrained_params
-from lmx.sharding import check_divisible, make_mesh, make_shard, spec
+from lmx.sharding import make_mesh, make_shard, spec
 from lmx.train.step import init_state, make_train_step
 from lmx.types import Batch, TrainState
 
@@ -60,25 +62,23 @@ def build_model(config: Any, mesh: jax.sharding.Mesh, compute_dtype: str) -> tup
     needs = config.model.attention_needs(compute_dtype)
     if needs is not None:
         kernels.attention_name(needs)  # says what cannot be, before anything is compiled
-    shard = make_shard(mesh, config.mesh.rules)
+    block, context = config.kernels.attention_block, config.mesh.context_attention
+    attention = over_context(kernels.attention, mesh, config.mesh.rules, context, block=block)
+    kernels, shard = kernels._replace(attention=attention), make_shard(mesh, config.mesh.rules)
     return config.model.build(compute_dtype=jnp.dtype(compute_dtype), kernels=kernels, shard=shard), kernels
 
 
-def build(config: TrainConfig, *, total_steps: int) -> Parts:
-    """All parts of a training run; ValueError where mesh, batch and model do not fit one another."""
+def build(config: TrainConfig, *, total_steps: int, devices: Sequence[Any] | None = None) -> Parts:
+    """All parts of a training run, on `devices` (None: those here).
+
+    ValueError, or ConfigError with each extent that a mesh cannot split, where mesh, batch and model do not fit.
+    """
     trainer = config.trainer
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     rules = config.mesh.rules
     model, kernels = build_model(config, mesh, trainer.compute_dtype)
     sequences = trainer.batch_sequences()
-    check_divisible(
-        "trainer.global_batch_size / trainer.accumulation",
-        (sequences // trainer.accumulation,),
-        ("batch",),
-        mesh,
-        rules,
-    )
-    check_divisible("trainer.eval_batch_size", (trainer.eval_batch_size,), ("batch",), mesh, rules)
+    check_fit(config, model.specs, mesh)
     factor = config.schedule.build(
         total_steps=total_steps, tokens_per_step=sequences * trainer.sequence_length
     )

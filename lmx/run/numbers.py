@@ -70,7 +70,7 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
         f"tokens, {tokens / max(dataset.tokens_per_epoch, 1):.2f} epochs",
         f"data: {readable(train.get('tokens', dataset.tokens_per_epoch))} tokens to train on, "
         f"{readable(held.get('tokens', 0))} to evaluate on",
-        f"mesh: {mesh}, {device.platform} ({device.device_kind})",
+        describe_mesh(parts.mesh),
     ]
     needs = config.model.attention_needs(trainer.compute_dtype)
     if needs is not None:
@@ -141,6 +141,8 @@ def words_at_end(results: dict[str, Any], config: TrainConfig, sample: str | Non
     lines.append(f"run directory: {shlex.quote(shown)}")
     if any((path / "checkpoints").glob("[0-9]*")):
         ids = isinstance(tokenizer, IdsOnly)
-        prompt = f"prompt_tokens=[{tokenizer.eos_id or 0}]" if ids else f"prompt={config.trainer.sample.prompt}"
+        prompt = (
+            f"prompt_tokens=[{tokenizer.eos_id or 0}]" if ids else f"prompt={config.trainer.sample.prompt}"
+        )
         lines.append("next: " + shlex.join(["lmx", "generate", f"from={write_value(shown)}", prompt]))
     return "\n".join(lines)
