@@ -92,9 +92,17 @@ def yarn(
     return inv / factor * ramp + inv * (1 - ramp)
 
 
-def tables(positions_BT: jax.Array, inv: Frequencies, factor: float = 1.0) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of every position and pair, float32 [B, T, 1, pairs]."""
-    inv = jnp.asarray(inv, jnp.float32)
+def tables(
+    positions_BT: jax.Array | np.ndarray, inv: Frequencies, factor: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """cos and sin of every position and pair, float32 [B, T, 1, pairs]; constants where `positions` are numpy's.
+
+    XLA on CPU computes what is not constant anew in each layer that reads it, when layers are unrolled.
+    """
+    if isinstance(positions_BT, np.ndarray) and isinstance(inv, np.ndarray):
+        known = positions_BT[:, :, None, None].astype(np.float32) * inv.astype(np.float32)
+        return jnp.asarray(np.cos(known) * factor), jnp.asarray(np.sin(known) * factor)
+    inv, positions_BT = jnp.asarray(inv, jnp.float32), jnp.asarray(positions_BT)
     angles = positions_BT[:, :, None, None].astype(jnp.float32) * (inv if inv.ndim == 1 else inv[:, :, None])
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from lmx.layers import balance
 from lmx.layers import rope as rope_kinds
 from lmx.layers.attention import Context, attention
 from lmx.layers.cache import CacheSlot, Filling
-from lmx.layers.convolution import convolve
+from lmx.layers.convolution import convolve, mix
 from lmx.layers.kernels import KernelSet
 from lmx.layers.latent import latent_attention
 from lmx.layers.loss import Head
@@ -23,6 +25,7 @@ from lmx.layers.mlp import mlp
 from lmx.layers.moe import moe
 from lmx.layers.names import ATTENTION_OUT, BLOCK_INPUT, MLP_OUT, named
 from lmx.layers.norm import norm
+from lmx.models import pipeline
 from lmx.models.config import Decoder
 from lmx.models.flops import decoder_flops
 from lmx.models.model import Model, Output
@@ -53,6 +56,9 @@ class Network(NamedTuple):
 def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shard: Shard) -> Model:
     """The decoder that `config` describes, computing in `compute_dtype` from parameters of any dtype."""
     network = Network(config, compute_dtype, kernels, shard)
+    if (plan := pipeline.schedule(shard)) is not None:
+        for group in layer_groups(config):
+            pipeline.check(plan, group.repeats, config.n_layers)
     return Model(
         specs=decoder_specs(config),
         forward=partial(_forward, network),
@@ -60,6 +66,7 @@ def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shar
         init_cache=partial(_init_cache, network),
         flops=lambda length: decoder_flops(config, length),
         config=config,
+        settle=partial(_settle, config) if config.moe else None,
     )
 
 
@@ -80,7 +87,9 @@ def _rope_tables(
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """(cos, sin) of each rope that a layer uses. `limits` are the cache's."""
     used = {name: config.position.ropes[name] for name in sorted(set(config.position.pattern) - {"none"})}
-    places_BT = jnp.arange(n_tokens)[None] if positions_BT is None else positions_BT
+    # Constants while they are short; a program should not carry the tables of 100,000 positions along.
+    known = np if n_tokens <= 4096 else jnp
+    places_BT = known.arange(n_tokens)[None] if positions_BT is None else positions_BT
     length: rope_kinds.Length = n_tokens
     if positions_BT is not None and any(r.scaling and r.scaling.by_length for r in used.values()):
         length = rope_kinds.own_lengths(positions_BT, segments_BT) if limits_B is None else limits_B[:, None]
@@ -128,7 +137,7 @@ def _forward(
         held = {name: tuple(getattr(s, name) for s in filled) for name in ("keys", "values", "inputs")}
         assert filling is not None
         cache = cache._replace(**held, lengths=cache.lengths + filling.counts)
-    return Output(network.norm(x_BTD, params["final_norm"]), cache, _gathered(aux))
+    return Output(network.norm(x_BTD, params["final_norm"]), cache, _gathered(network.config, aux))
 
 
 def _filling(cache: KVCache, tokens_BT: jax.Array, segments_BT: jax.Array | None) -> Filling:
@@ -142,17 +151,34 @@ def _slot(cache: KVCache, place: int) -> CacheSlot:
     return CacheSlot(cache.keys[place], cache.values[place], cache.inputs[place], 0)
 
 
-def _gathered(aux: list[Aux]) -> Aux:
-    """Each layer's `aux`, stacked [L, ...] by group and place, as one: loads [L, E] as they are, losses as means."""
+def _gathered(config: Decoder, aux: list[Aux]) -> Aux:
+    """What the layers counted, of each group and place stacked [L, ...], as the losses and counts of `Output`."""
     parts: dict[str, list[jax.Array]] = {}
     for layers in aux:
         for name, values in layers.items():
             parts.setdefault(name, []).append(values)
-    whole = {name: jnp.concatenate(values) for name, values in parts.items()}
-    means = {name: x.mean() for name, x in whole.items() if name.startswith("loss/")}
-    if "experts/load" in whole:
-        means["experts/max_load"] = whole["experts/load"].max()
-    return whole | means
+    sums = {name: jnp.concatenate(values) for name, values in parts.items()}
+    if not sums:
+        return {}
+    counts = {f"count/{name}": sums[name] for name in ("choices", "dropped") if name in sums}
+    return balance.losses(sums, config.moe) | counts
+
+
+def _settle(config: Decoder, before: Tree, after: Tree, counts: Aux) -> tuple[Tree, Aux]:
+    """See `Model.settle`: the routers' biases move by the loads of their experts alone."""
+    sums = {name.removeprefix("count/"): value for name, value in counts.items()}
+    stacks, first = [], 0
+    for old, new in zip(before["layers"], after["layers"], strict=True):
+        if "moe" in new:
+            router = dict(new["moe"]["router"])
+            n = router["weight"].shape[0]
+            if "choice_bias" in router:
+                choices_LE = sums["choices"][first : first + n]
+                bias_LE = old["moe"]["router"]["choice_bias"]
+                router["choice_bias"] = balance.moved(bias_LE, choices_LE, config.moe.router.bias_update_speed)
+            new, first = new | {"moe": new["moe"] | {"router": router}}, first + n
+        stacks.append(new)
+    return after | {"layers": stacks}, balance.statistics(sums)
 
 
 def _embed(
@@ -165,12 +191,12 @@ def _embed(
 ) -> jax.Array:
     config, dtype = network.config, network.dtype
     x_BTD = params["tokens"][tokens_BT].astype(dtype)
-    for back in range(1, (config.convolution.embedding or 0) + 1):
-        earlier_BT, exists_BT = _earlier(tokens_BT, positions_BT, cache, back)
-        weight_D = params["convolution"][back - 1].astype(dtype)
-        x_BTD = x_BTD + params["tokens"][earlier_BT].astype(dtype) * weight_D * exists_BT[..., None].astype(
-            dtype
-        )
+    if config.convolution.embedding:
+        weights_CD = params["convolution"].astype(dtype)
+        if cache is None:
+            x_BTD = mix(x_BTD, weights_CD, positions_BT)
+        else:
+            x_BTD = _mix_held(x_BTD, params["tokens"], weights_CD, positions_BT, cache)
     if config.embedding_scale == "sqrt_d_model":
         x_BTD = x_BTD * jnp.asarray(config.d_model**0.5, dtype)
     if config.position.learned:
@@ -181,18 +207,15 @@ def _embed(
     return network.shard(_dropout(x_BTD, config.dropout, key), _RESIDUAL)
 
 
-def _earlier(
-    tokens_BT: jax.Array, positions_BT: jax.Array | None, cache: KVCache | None, back: int
-) -> tuple[jax.Array, jax.Array]:
-    """The ids `back` positions before each token of its document, and where there is such a position."""
-    if cache is not None:
-        assert positions_BT is not None
-        return jnp.take_along_axis(
-            cache.tokens, jnp.maximum(positions_BT - back, 0), axis=1
-        ), positions_BT >= back
-    shifted_BT = jnp.pad(tokens_BT, ((0, 0), (back, 0)))[:, : tokens_BT.shape[1]]
-    places_BT = jnp.arange(tokens_BT.shape[1])[None] if positions_BT is None else positions_BT
-    return shifted_BT, places_BT >= back
+def _mix_held(
+    x_BTD: jax.Array, table_VD: jax.Array, weights_CD: jax.Array, positions_BT: Any, cache: KVCache
+) -> jax.Array:
+    """The convolution of the embeddings where the earlier tokens are those of a cache."""
+    for back, weight_D in enumerate(weights_CD, start=1):
+        earlier_BT = jnp.take_along_axis(cache.tokens, jnp.maximum(positions_BT - back, 0), axis=1)
+        before_BTD = jnp.where((positions_BT >= back)[..., None], table_VD[earlier_BT], 0)
+        x_BTD = x_BTD + before_BTD.astype(x_BTD.dtype) * weight_D
+    return x_BTD
 
 
 def _group(
@@ -204,7 +227,31 @@ def _group(
     cache: list[CacheSlot] | None,
     key: jax.Array | None,
 ) -> tuple[jax.Array, list[CacheSlot] | None, list[Aux]]:
-    """All layers of a group. The cache goes along in the carry, so that it is updated in place."""
+    """All layers of a group, in the stages of a pipeline where there is one (not with a cache)."""
+    plan = pipeline.schedule(network.shard)
+    if plan is None or cache is not None:
+        return _layers(network, x_BTD, stacks, group, context, cache, key)
+    inside = network._replace(shard=network.shard.inside_stages())
+    part = group._replace(repeats=group.repeats // plan.blocks)
+
+    def stage(stacks: list[Tree], x_BTD: jax.Array, context: Context, key: Any) -> tuple[jax.Array, list[Aux]]:
+        x_BTD, _, aux = _layers(inside, x_BTD, stacks, part, context, None, key)
+        return x_BTD, aux
+
+    x_BTD, aux = pipeline.run(stage, stacks, x_BTD, context, key, shard=network.shard)
+    return network.shard(x_BTD, _RESIDUAL), None, aux
+
+
+def _layers(
+    network: Network,
+    x_BTD: jax.Array,
+    stacks: list[Tree],
+    group: Group,
+    context: Context,
+    cache: list[CacheSlot] | None,
+    key: jax.Array | None,
+) -> tuple[jax.Array, list[CacheSlot] | None, list[Aux]]:
+    """Layers one after another. The cache goes along in the carry, so that it is updated in place."""
     config = network.config
 
     def body(x_BTD: jax.Array, params: list[Tree], slots: Any, i: Any) -> tuple[jax.Array, Any, list[Aux]]:
@@ -292,7 +339,8 @@ def _block(
     aux: Aux = {}
     parts = {"config": config, "kernels": kernels, "shard": shard}
     if kind.feed_forward == "moe":
-        h_BTD, aux = moe(h_BTD, params["moe"] | {"router": router}, segments_BT=context.segments, **parts)
+        parts |= {"segments_BT": context.segments, "cached": cache is not None}
+        h_BTD, aux = moe(h_BTD, params["moe"] | {"router": router}, **parts)
     else:
         h_BTD = mlp(h_BTD, params["mlp"], **parts)
     h_BTD = named(maybe_norm(h_BTD, "mlp_post_norm", "post"), MLP_OUT)
