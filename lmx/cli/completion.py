@@ -26,14 +26,23 @@ complete -o nospace -o default -F _lmx_complete lmx
 _ZSH = """_lmx_complete() {
     local -a found
     found=("${(@f)$(COMP_LINE="${words[1,CURRENT]}" lmx -sc query=zsh 2>/dev/null)}")
-    compadd -Q -S '' -- $found
+    # nothing known: a file, after the key
+    if [[ -n "$found" ]]; then compadd -Q -S '' -- $found; else compset -P '*='; _files; fi
 }
 compdef _lmx_complete lmx
 """
 
 _FISH = """function __lmx_complete
     set -lx COMP_LINE (commandline -cp)
-    lmx -sc query=fish 2>/dev/null
+    set -l found (lmx -sc query=fish 2>/dev/null)
+    set -l word (commandline -ct)
+    if test (count $found) -gt 0
+        printf '%s\\n' $found
+    else if string match -q '*=*' -- $word
+        # nothing known: a file, after the key
+        set -l key (string split -m 1 = -- $word)
+        string replace -r '^' "$key[1]=" -- (__fish_complete_path $key[2])
+    end
 end
 complete -c lmx -f -a '(__lmx_complete)'
 """
@@ -63,7 +72,7 @@ def answer(arguments: Sequence[str]) -> int:
         print(SCRIPTS[shell], end="")
         return 0
     for candidate in candidates(os.environ.get("COMP_LINE", "")):
-        print(candidate)
+        print(candidate.rstrip() if shell == "fish" else candidate)  # fish puts the space itself
     return 0
 
 

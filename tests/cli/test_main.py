@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,29 @@ def test_completion_works_in_bash(tmp_path):
         "train ",
         "adafactor  adamw ",
         "optimizer=adafactor  optimizer=adamw ",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not on this machine")
+def test_completion_works_in_fish(tmp_path):
+    (tmp_path / "books").mkdir()
+    script = (
+        f"function lmx; {sys.executable} -m lmx $argv; end; lmx --completion fish | source; "
+        "for line in 'lmx tra' 'lmx train optimizer=ada' 'lmx train data.path=boo'; complete -C $line; end"
+    )
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [
+        "train",
+        "optimizer=adafactor",
+        "optimizer=adamw",
+        "data.path=books/",
     ]
 
 
