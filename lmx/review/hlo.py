@@ -230,7 +230,7 @@ def _array(match: re.Match[str]) -> Shape:
             if place < len(padded):
                 padded[place] = -(-padded[place] // size) * size
             elif place == 0:
-                padded.append(1)
+                padded.append(size)
     bits = re.search(r"E\((\d+)\)", layout)
     each = int(bits[1]) if bits else _BITS.get(dtype, 32)
     return Shape(dtype, dims, math.ceil(math.prod(padded) * each / 8), int(space[1]) if space else 0)
@@ -243,12 +243,14 @@ def parse(text: str) -> Module:
     header, entry, current, table = "", "", None, None
     for line in text.splitlines():
         if current is not None:
-            if line.startswith("}"):
+            if line.rstrip() == "}" or line.startswith("}, execution_thread"):
                 current = None
             elif match := _LINE.match(line):
                 instruction = _instruction(line, match)
                 current.instructions.append(instruction)
                 current.by_name[instruction.name] = instruction
+            elif current.instructions:  # what a kernel says of itself may have line ends in it
+                current.instructions[-1].attributes += f" {line}"
         elif match := _HEAD.match(line):
             current, table = Computation(match[2], [], {}), None
             computations[match[2]] = current

@@ -27,7 +27,8 @@ _PASSED = {
     "copy-start",
     "slice",
 }
-_MOVING = _PASSED | {"parameter", "constant", "dynamic-slice", "tuple", "compare", "select", "add", "all-gather-done"}
+_MOVING = _PASSED | {"parameter", "constant", "dynamic-slice", "tuple", "all-gather-done"}
+_OF_INDICES = {"compare", "select", "add", "subtract", "multiply"}
 _UNNAMING = ("layers/kernels.py", "layers/activations.py")
 _ASSIGNED = re.compile(
     r"^\s*(?:return\b|(\(?[A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*\)?)\s*(?::[^=]+)?(?:[-+*/]|)=(?!=))"
@@ -71,7 +72,7 @@ class Namer:
         name = self.place(found) or self.place(instruction)
         if alike and not name:
             return f"like {_joined(alike)}"
-        name = name or found.op_name or instruction.op_name or instruction.name
+        name = name or _operation(found.op_name) or _operation(instruction.op_name) or instruction.name
         if stacked:
             return f"{name}, of every layer"
         if "rematted_computation" in found.op_name:
@@ -93,7 +94,7 @@ class Namer:
             gathered = gathered or value.opcode.startswith("all-gather")
             if value.opcode == "fusion":
                 called = self.module.called(value)
-                if not called or any(i.opcode not in _MOVING for i in called[0].instructions):
+                if not called or not all(_moves(i) for i in called[0].instructions):
                     return None
                 gathered = gathered or any("all-gather" in i.opcode for i in called[0].instructions)
                 whole = whole and all(i.opcode != "dynamic-slice" for i in called[0].instructions)
@@ -106,10 +107,17 @@ class Namer:
                         return None
                     inside, value = outer
                     continue
+                if before is not None and before.opcode == "while":
+                    body = self.module.computations[(before.attribute("body") or "").lstrip("%")]
+                    start = inside.by_name.get(before.operands[0])
+                    if not _unchanged(body, index) or start is None or start.opcode != "tuple":
+                        return None
+                    value = inside.by_name[start.operands[index]]
+                    continue
                 if before is not None and before.opcode == "tuple":
                     value = inside.by_name[before.operands[index]]
                     continue
-            elif value.opcode not in _MOVING and not value.opcode.startswith("all-gather"):
+            elif not _moves(value):
                 return None
             whole = whole and value.opcode != "dynamic-slice"
             operands = [o for o in (inside.by_name.get(n) for n in value.operands) if o is not None]
@@ -123,9 +131,7 @@ class Namer:
         caller = self._callers().get(body.name)
         if caller is None or caller[1].opcode != "while":
             return None
-        root = body.root
-        kept = body.by_name.get(root.operands[index]) if root.opcode == "tuple" else None
-        if kept is None or kept.opcode != "get-tuple-element" or int(kept.attribute("index") or 0) != index:
+        if not _unchanged(body, index):
             return None
         inside, loop = caller
         start = inside.by_name.get(loop.operands[0])
@@ -242,6 +248,31 @@ class Namer:
         return written
 
 
+def _moves(instruction: Instruction) -> bool:
+    """Whether an instruction leaves values as they are, their precision aside."""
+    if instruction.opcode in _OF_INDICES:
+        return isinstance(instruction.shape, Shape) and not instruction.shape.dims
+    return instruction.opcode in _MOVING or instruction.opcode.startswith("all-gather")
+
+
+def _unchanged(body: Computation, index: int) -> bool:
+    """Whether a loop's body hands part `index` of its carry on as it got it."""
+    root = body.root
+    kept = body.by_name.get(root.operands[index]) if root.opcode == "tuple" else None
+    return (
+        kept is not None
+        and kept.opcode == "get-tuple-element"
+        and int(kept.attribute("index") or 0) == index
+        and body.by_name[kept.operands[0]].opcode == "parameter"
+    )
+
+
+def _operation(op_name: str) -> str:
+    """The last two steps of an operation's path: `splash_mha_fwd/pallas_call`."""
+    steps = [step for step in op_name.split("/") if step and not step.startswith("jit(")]
+    return "/".join(dict.fromkeys(steps[-3:]))
+
+
 def place_name(frame: Frame) -> str:
     """`variable in function (layers/mlp.py:40)`."""
     short = frame.file.removeprefix(PACKAGE).lstrip("/")
@@ -265,7 +296,7 @@ def assigned(file: str, line: int) -> str | None:
 
 
 def shapes_of_parameters(module: Module) -> dict[tuple[int, ...], list[str]]:
-    """Shape -> parameters that have it: on one device or in all, of every layer or of one; of at least two dimensions."""
+    """Shape -> parameters that have it: on one device or whole, of every layer or of one; two dimensions or more."""
     found: dict[tuple[int, ...], list[str]] = {}
     for parameter in module.entry.parameters().values():
         name, shape = argument_name(parameter.op_name), parameter.shape

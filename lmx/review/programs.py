@@ -94,7 +94,9 @@ def _gathered(namer: Namer, buffers: Sequence[Buffer], kind: str, largest: int) 
 
 def needed_bytes(message: str) -> int | None:
     """Bytes that a program wants, from the compiler's refusal (`... (17.05G) exceeds available HBM (15.75G)`)."""
-    match = re.search(r"\(([\d.]+)([KMGT])\) exceeds", message) or re.search(r"Used ([\d.]+)([KMGT]) of", message)
+    match = re.search(r"\(([\d.]+)([KMGT])\) exceeds", message) or re.search(
+        r"Used ([\d.]+)([KMGT]) of", message
+    )
     return None if match is None else int(float(match[1]) * 1024 ** ("KMGT".index(match[2]) + 1))
 
 

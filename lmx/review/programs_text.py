@@ -60,7 +60,9 @@ def print_report(report: dict[str, Any]) -> None:
             table.add_row(one["kind"], one["axes"], f"{one['count']:,}", size(one["bytes"]))
         console.print(table)
     cached = " (from the cache)" if report["cached"] else ""
-    console.print(f"{report['flops_per_step']:.4g} FLOPs; compiled in {report['compile_time']:.1f} s{cached}\n")
+    console.print(
+        f"{report['flops_per_step']:.4g} FLOPs; compiled in {report['compile_time']:.1f} s{cached}\n"
+    )
 
 
 def refusal(report: dict[str, Any], fix: dict[str, Any] | None, *, searched: bool) -> str:
@@ -70,14 +72,17 @@ def refusal(report: dict[str, Any], fix: dict[str, Any] | None, *, searched: boo
         f"{size(report['hbm_bytes'])} ({report['topology']})"
     ]
     lines += [
-        f"    {size(b['bytes']):>10}  {b['name']}  {b['shape']}" + (f" x {b['count']}" if b["count"] > 1 else "")
+        f"    {size(b['bytes']):>10}  {b['name']}  {b['shape']}"
+        + (f" x {b['count']}" if b["count"] > 1 else "")
         for b in report["largest_buffers"][:5]
     ]
     if fix is not None:
         note = " (this changes what is learnt, a little)" if fix["numerics"] else ""
         lines.append(f"  fits, with {size(fix['peak_bytes'])}: {' '.join(fix['overrides'])}{note}")
     elif searched:
-        lines.append("  no remat, accumulation, sharding or precision that was tried is enough: take more devices")
+        lines.append(
+            "  no remat, accumulation, sharding or precision that was tried is enough: take more devices"
+        )
     return "\n".join(lines)
 
 

@@ -45,7 +45,9 @@ class Search(Config):
         "micro-batches of a step; auto: powers of two that split the batch over the mesh",
         effect="bookkeeping",
     )
-    remat: list[Text] | Literal["auto"] = field("values of model.remat; auto: all", effect="bookkeeping")
+    remat: list[Text | dict[str, Text]] | Literal["auto"] = field(
+        "values of model.remat; auto: those between none and full, and by tensor", effect="bookkeeping"
+    )
     headroom: PositiveReal = field("part of the memory that has to stay free", effect="bookkeeping")
     most: Positive = field("programs that are compiled at most, the likeliest first", effect="bookkeeping")
 

@@ -28,7 +28,9 @@ def compile_and_report(config: Compile) -> float:
         reports[program] = told
         if not report.fits:
             told["fix"] = _fix(config, devices, report)
-            refused.append(refusal(told, told["fix"], searched=config.fixes == "compile" and program == "train"))
+            refused.append(
+                refusal(told, told["fix"], searched=config.fixes == "compile" and program == "train")
+            )
     first = reports[config.programs[0]]
     if config.output == "json":
         print(json.dumps({**first, "programs": reports}))
@@ -83,7 +85,11 @@ def _fix(config: Compile, devices: Any, report: Report) -> dict[str, Any] | None
     if config.fixes == "none" or report.program != "train":
         return None
     fix = find_fix(report, config, lambda c: _one(c, devices, "train", look_inside=False), say=_say)
-    return None if fix is None else {"overrides": fix.overrides, "peak_bytes": fix.peak, "numerics": fix.numerics}
+    return (
+        None
+        if fix is None
+        else {"overrides": fix.overrides, "peak_bytes": fix.peak, "numerics": fix.numerics}
+    )
 
 
 def _say(text: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lmx.config.mesh import mesh_axes
+from lmx.config.overrides import write_override
 from lmx.run.compile import Report
 from lmx.run.config import TrainConfig
 
@@ -64,10 +65,10 @@ def changes(config: TrainConfig, mesh_shape: dict[str, int]) -> Iterator[Change]
     if len(options) > 1:
         config = changed(config, "trainer.accumulation", options[-1])
         words = (*words, f"trainer.accumulation={options[-1]}")
-    batch = mesh_axes(config.mesh.rules.get("batch"))
+    batch = list(mesh_axes(config.mesh.rules.get("batch")))
     if config.mesh.rules.get("embed") is None and batch:
-        config = changed(config, "mesh.rules.embed", list(batch) if len(batch) > 1 else batch[0])
-        words = (*words, f"mesh.rules.embed={'[' + ','.join(batch) + ']' if len(batch) > 1 else batch[0]}")
+        config = changed(config, "mesh.rules.embed", batch)
+        words = (*words, write_override("mesh.rules.embed", batch))
         yield Change(words, config, False)
     if getattr(config.optimizer, "state_dtype", "bfloat16") is None:
         config = changed(config, "optimizer.state_dtype", "bfloat16")
@@ -87,11 +88,7 @@ def find_fix(
     most: int = MOST,
 ) -> Fix | None:
     """The first change with which the program of `report` fits, by compiling; None when none of them is enough."""
-    tried = 0
-    for change in _likely(report, list(changes(config, report.mesh)), config):
-        if tried == most:
-            return None
-        tried += 1
+    for change in _likely(report, list(changes(config, report.mesh)), config)[:most]:
         say(f"trying {' '.join(change.overrides)}")
         found = compile_one(change.config)
         if found.fits:

@@ -10,7 +10,9 @@ import importlib.util
 import math
 import os
 import re
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from lmx.chips import chip_named
@@ -112,7 +114,8 @@ def devices_of(topology: Topology, slices: int) -> list[Any]:
     if slices > 1:
         options["num_slices"] = slices
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options)
+        with _silent():
+            described = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options)
     except Exception as error:
         raise RequestError(f"topology={topology}: {_first_line(error)}") from error
     return list(described.devices)
@@ -133,6 +136,20 @@ def memory_of(topology: Topology) -> int | None:
     """Bytes that a program may fill on one device; None for a CPU."""
     chip = chip_named(topology.chip)
     return None if chip is None else chip.hbm
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what native code writes to standard error: libtpu complains that there is no TPU."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _first_line(error: BaseException) -> str:
