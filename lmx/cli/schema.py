@@ -40,7 +40,8 @@ def run(composed: Any, run_dir: Path) -> None:
         return
     print(f"{len(schemas)} schemas in {folder}. For an editor with the YAML language server, its settings:")
     print(json.dumps({"yaml.schemas": places}, indent=2))
-    print(f"or as the first line of a file: # yaml-language-server: $schema=../../{folder}/GROUP.json")
+    shown = folder if folder.is_absolute() else Path("../..", folder)
+    print(f"or as the first line of a file: # yaml-language-server: $schema={shown}/GROUP.json")
 
 
 COMMANDS = (

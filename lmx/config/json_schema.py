@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, WithJsonSchema
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from lmx.config.component import Component, Config
@@ -17,6 +17,8 @@ _DIALECT = "http://json-schema.org/draft-07/schema#"
 _INTERPOLATION = {"type": "string", "pattern": r"^.*\$\{.*$"}
 _NUMBER = {"type": "string", "pattern": r"^\s*[+-]?[\d.][\d_.]*([eE][+-]?\d+)?\s*\S*|^.*\$\{.*$"}
 _MISSING = {"const": "???"}
+# Limits that stand after a validator of one's own, as those of lmx.config.types do, keep pydantic's names.
+_LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
 class Builder:
@@ -54,7 +56,9 @@ class Builder:
             plain = TypeAdapter(annotation).json_schema()
         except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
             return [{}]
-        return [plain, _NUMBER] if plain.get("type") in ("integer", "number") else [plain]
+        if plain.get("type") not in ("integer", "number"):
+            return [plain]
+        return [{_LIMITS.get(name, name): value for name, value in plain.items()}, _NUMBER]
 
     def define(self, cls: type[Config]) -> str:
         """Adds a class to the definitions; its name there."""
@@ -73,10 +77,10 @@ class Builder:
             properties["_target_"] = {"enum": list(names), "description": "the class of this option"}
         for key, info in fields_of(cls).items():
             extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-            notes = [info.description or "", f"Unit: {extra['unit']}." if extra.get("unit") else ""]
-            notes.append(f"A change affects {extra.get('effect', 'numerics')}.")
+            notes = [info.description or "", f"Unit: {extra['unit']}" if extra.get("unit") else ""]
+            notes.append(f"A change affects {extra.get('effect', 'numerics')}")
             properties[key] = {
-                "description": " ".join(note for note in notes if note),
+                "description": ". ".join(note for note in notes if note) + ".",
                 **self.of(info.annotation, info.metadata),
             }
         properties["defaults"] = {"type": "array", "description": "files that this one builds upon"}
@@ -102,6 +106,8 @@ def _members(annotation: Any, metadata: tuple[Any, ...]) -> list[Any]:
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         return _members(inner, (*more, *metadata))
+    if any(isinstance(note, WithJsonSchema) for note in metadata):
+        return [Annotated[annotation, *metadata]]
     if len(alternatives(annotation)) > 1 and get_origin(annotation) is not Literal:
         return [member for part in get_args(annotation) for member in _members(part, ())]
     return [Annotated[annotation, *metadata] if metadata else annotation]

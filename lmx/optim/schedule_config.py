@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from lmx.config.component import Component, field
 from lmx.config.types import Fraction, parse_real, parse_whole
@@ -55,7 +55,14 @@ def _not_negative(amount: int, value: Any) -> int:
     return amount
 
 
-Span = Annotated[int | float | str, BeforeValidator(parse_span)]
+_SPAN_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": r"^\s*[\d.][\d_.eE+]*[kMBGT]?\s*(%|steps?|tokens?)?\s*$"},
+    ]
+}
+
+Span = Annotated[int | float | str, BeforeValidator(parse_span), WithJsonSchema(_SPAN_SCHEMA)]
 """A length of the run: `100` steps, `0.02` or `"2%"` of it, or `"20M tokens"`."""
 
 

@@ -89,11 +89,21 @@ def test_the_primary_configuration_fits_its_json_schema(schemas):
         ("model", {"_target_": "lmx.models.Decodr"}),
         ("optimizer", {"_target_": "lmx.optim.AdamW", "learning_rate": "fast"}),
         ("trainer", {"steps": True}),
+        ("trainer", {"steps": -3}),
+        ("schedule", {"_target_": "lmx.optim.Cosine", "final_factor": 2}),
+        ("schedule", {"_target_": "lmx.optim.Cosine", "warmup": "soon"}),
+        ("train", {"trainer": {"z_loss": -1}}),
         ("train", {"modle": {}}),
     ],
 )
 def test_the_json_schema_refuses(group, value, schemas):
     assert complaints(value, schemas[group], schemas[group])
+
+
+@pytest.mark.parametrize("span", [100, 0.02, "2%", "20M tokens", "1e3 steps", "${trainer.steps}"])
+def test_the_json_schema_takes_every_way_to_write_a_length(span, schemas):
+    value = {"_target_": "lmx.optim.Cosine", "warmup": span}
+    assert not complaints(value, schemas["schedule"], schemas["schedule"])
 
 
 def test_the_schemas_are_json_with_meanings(schemas):
