@@ -14,6 +14,7 @@ from lmx.sharding import Shard
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
+ONE_DEVICE = Shard(None, {})
 
 
 def read_option(group: str, option: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def kernels_config(option: str, changes: dict[str, Any] | None = None) -> Any:
 
 
 def build_model(
-    config: Any, *, dtype: str = "float32", kernels: str = "plain", shard: Shard = lambda x, axes: x
+    config: Any, *, dtype: str = "float32", kernels: str = "plain", shard: Shard = ONE_DEVICE
 ) -> Any:
     """The model on one device."""
     built = kernels_config(kernels).build("cpu", n_devices=1)
@@ -70,6 +71,9 @@ def train_config(changes: dict[str, Any]) -> Any:
         "tokenizer": "bytes",
         "checkpoint": "default",
         "logging": "default",
+        "precision": "none",
+        "xla": "auto",
+        "distributed": "one",
     }.items():
         tree[group] = read_option(group, name)
     tree |= {"name": "test", "resume": None, "output": "text"}

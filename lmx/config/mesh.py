@@ -13,7 +13,7 @@ from lmx.config.types import Positive, Text
 LOGICAL_AXES: dict[str, str] = {
     # of parameters
     "embed": "width of the residual stream, in every weight that reads or writes it",
-    "ffn": "hidden width of an MLP, and of an expert",
+    "ffn": "hidden width of an MLP",
     "heads": "query heads",
     "kv_heads": "key and value heads",
     "head": "width of a head",
@@ -22,6 +22,8 @@ LOGICAL_AXES: dict[str, str] = {
     "norm": "scales and biases that are as wide as what they are added to",
     "layers": "stack of equal layers",
     "experts": "experts of a layer",
+    "expert_embed": "width of the residual stream, in the weights of experts",
+    "expert_ffn": "hidden width of an expert",
     "router": "outputs of a router",
     "latent": "narrow vector of latent attention",
     # of activations
@@ -43,7 +45,7 @@ TOGETHER: tuple[tuple[str, ...], ...] = (
     ("layers", "embed", "latent"),
     ("layers", "embed", "ffn"),
     ("layers", "embed", "router"),
-    ("layers", "experts", "embed", "ffn"),
+    ("layers", "experts", "expert_embed", "expert_ffn"),
     ("layers", "experts", "norm"),
     ("layers", "position", "norm"),
     ("vocab", "embed"),
@@ -62,6 +64,24 @@ Rules = Mapping[str, "list[str] | str | None"]
 def mesh_axes(rule: list[str] | tuple[str, ...] | str | None) -> tuple[str, ...]:
     """The mesh axes of a rule, outermost first."""
     return (rule,) if isinstance(rule, str) else tuple(rule or ())
+
+
+class Pipeline(Config):
+    """Layers in stages, one after another on the devices along the mesh axis of `rules.layers` (arXiv:1811.06965).
+
+    Each step's batch goes through them in micro-batches, and with `repeats` around that often, each stage holding as
+    many blocks of layers (interleaved, arXiv:2104.04473): of n stages, (n - 1) / (micro_batches x repeats + n - 1) of
+    the time is a bubble.
+    """
+
+    micro_batches: Positive = field(
+        "parts of a (micro-)batch, a multiple of the stages; more have a smaller bubble, and smaller products",
+        effect="throughput",
+    )
+    repeats: Positive = field(
+        "blocks of layers that a stage holds; more have a smaller bubble, and more to send",
+        effect="throughput",
+    )
 
 
 class Mesh(Config):
@@ -89,12 +109,16 @@ class Mesh(Config):
         "that causality leaves all the same work (arXiv:2407.21783, section 3.3.2); null: left to the compiler",
         effect="throughput",
     )
+    pipeline: Pipeline | None = field(
+        "layers in stages, where rules.layers splits them; null: those who hold a layer send it to all",
+        effect="throughput",
+    )
 
     def problems(self, own_axes: Iterable[str] = ()) -> list[tuple[str, str, str]]:
         """What can be told without devices: (key, message, fix). `own_axes` are logical axes of the model's own."""
         known = {**LOGICAL_AXES, **{name: "the model's own" for name in own_axes}}
         found = [*_axis_problems(self), *_name_problems(self, known)]
-        return found or [*_twice(self), *_collisions(self.rules)]
+        return found or [*_twice(self), *_collisions(self.rules), *_pipeline(self)]
 
 
 def _axis_problems(mesh: Mesh) -> list[tuple[str, str, str]]:
@@ -169,3 +193,21 @@ def _collisions(rules: Rules) -> list[tuple[str, str, str]]:
                 fix = f"mesh.rules.{second}={_written(rest)}"
                 found.setdefault((first, second), (f"mesh.rules.{second}", message, fix))
     return list(found.values())
+
+
+def _pipeline(mesh: Mesh) -> list[tuple[str, str, str]]:
+    """What a pipeline needs of its mesh: one axis of stages, and micro-batches in rounds of as many as there are."""
+    if mesh.pipeline is None:
+        return []
+    stages, n = mesh_axes(mesh.rules["layers"]), mesh.pipeline.micro_batches
+    if len(stages) != 1:
+        axis = next(iter(stages), next(iter(mesh.axes)))
+        message = f"a pipeline needs one mesh axis for its stages, and {len(stages)} are given"
+        return [("mesh.rules.layers", message, f"mesh.rules.layers={axis}")]
+    size = mesh.axes[stages[0]]
+    if isinstance(size, int) and n % size:
+        message = f"{n} micro-batches are not a multiple of the {size} stages (mesh.axes.{stages[0]})"
+        return [
+            ("mesh.pipeline.micro_batches", message, f"mesh.pipeline.micro_batches={-(-n // size) * size}")
+        ]
+    return []

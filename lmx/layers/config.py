@@ -58,9 +58,14 @@ class Kernels(Config):
         effect="throughput",
     )
     attention_blocks: Positive = field("most blocks of a sequence", effect="throughput")
-    experts: Literal["auto", "ragged", "blocks"] = field(
-        "products of tokens with their experts: groups of any size, or filled up to blocks; auto: blocks on one CPU "
-        "device, else ragged",
+    experts: Literal["auto", "ragged", "blocks", "megablox"] = field(
+        "products of tokens with their experts: groups of any size (ragged; megablox is a fused kernel of TPU for "
+        "them), or filled up to blocks; auto: blocks on one CPU device, megablox on TPU, else ragged",
+        effect="throughput",
+    )
+    exchange: Literal["auto", "dense", "ragged"] = field(
+        "tokens to the devices of their experts, where mesh.rules.experts splits those: all that there is room for, "
+        "filled or not (dense), or what is filled (ragged: not on CPU); auto: ragged on TPU and GPU",
         effect="throughput",
     )
     logits_mib: PositiveReal = field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ class KernelSet(NamedTuple):
         the kernel that a layer with these needs gets; ValueError where the one that is asked for cannot serve.
     group(experts_MJ, n_experts) -> Grouping
         tokens in the order of their experts, and the product with those: see `lmx.layers.grouped`.
+    exchange
+        how tokens get to the devices of their experts: see `lmx.layers.exchange`.
     cross_entropy(hidden_BTD, head, targets_BT, weights_BT, *, z_loss) -> Losses
     token_losses(hidden_BTD, head, targets_BT) -> nll_BT
         see `lmx.layers.loss`.
@@ -48,6 +50,7 @@ class KernelSet(NamedTuple):
     attention: Callable[..., jax.Array]
     attention_name: Callable[[Needs], str]
     group: Callable[[jax.Array, int], Grouping]
+    exchange: Literal["dense", "ragged"]
     cross_entropy: Callable[..., Losses]
     token_losses: Callable[..., jax.Array]
 
@@ -100,22 +103,41 @@ def build(
     einsum = {"plain": plain_einsum, "cpu": cpu.einsum}
     einsums = {"plain": plain_einsums, "cpu": cpu.einsums}
     activation = {"plain": ACTIVATIONS, "cpu": cpu.CPU_ACTIVATIONS}
-    group = {
-        "ragged": grouped.ragged,
-        "plain": grouped.ragged,
-        "blocks": grouped.blocks,
-        "cpu": grouped.blocks,
-    }
     return KernelSet(
         einsum=einsum[chosen("products")],
         einsums=einsums[chosen("products")],
         activation=activation[chosen("activations")],
         attention=_attention(config, attention_name, mesh=mesh, rules=rules),
         attention_name=attention_name,
-        group=group[chosen("experts")],
+        group=_group(config, platform, auto),
+        exchange=_exchange(config, platform),
         cross_entropy=cross_entropy,
         token_losses=token_losses,
     )
+
+
+def _group(config: Kernels, platform: str, auto: str) -> Callable[[jax.Array, int], Grouping]:
+    """`KernelSet.group`; ValueError where the platform has no such kernel."""
+    functions = {"ragged": grouped.ragged, "blocks": grouped.blocks, "megablox": grouped.megablox}
+    best = "blocks" if auto == "cpu" else "megablox" if platform == "tpu" else "ragged"
+    name = best if config.experts == "auto" else config.experts
+    if name == "megablox" and platform != "tpu":
+        raise ValueError(
+            f"kernels.experts=megablox: it runs on tpu only, and the devices here are {platform}; "
+            f"set kernels.experts={best}, or auto"
+        )
+    return functions[name]
+
+
+def _exchange(config: Kernels, platform: str) -> Literal["dense", "ragged"]:
+    """`KernelSet.exchange`; ValueError where the platform has no such collective."""
+    if config.exchange == "ragged" and platform == "cpu":
+        raise ValueError(
+            "kernels.exchange=ragged: CPU has no ragged all-to-all; set kernels.exchange=dense, or auto"
+        )
+    if config.exchange == "auto":
+        return "dense" if platform == "cpu" else "ragged"
+    return config.exchange
 
 
 def _attention(

@@ -1,6 +1,6 @@
 """Mixture of experts (arXiv:1701.06538): each token goes through the MLPs that a router chooses for it.
 
-Nothing is dropped: tokens are put in the order of their experts and multiplied group by group (see
+Without a capacity nothing is dropped: tokens are put in the order of their experts and multiplied group by group (see
 `lmx.layers.grouped`), however uneven the groups are.
 """
 
@@ -11,18 +11,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmx.layers.mlp import hidden, mlp, mlp_specs
+from lmx.layers.capacity import capacity, keep
+from lmx.layers.experts import Chosen, through_experts
+from lmx.layers.mlp import mlp, mlp_specs
 from lmx.params import Init, Param
 from lmx.types import Tree
 
 
 class Routing(NamedTuple):
-    """Which experts each of M tokens goes through, and what the router thought; J choices a token.
+    """Which experts each token goes through, and what the router thought; J choices a token.
 
-    experts_MJ  int32
-    weights_MJ  float32, factor of each chosen expert's output (or input)
-    logits_ME   float32
-    scores_ME   float32, softmax or sigmoid of the logits
+    experts_BTJ  int32
+    weights_BTJ  float32, factor of each chosen expert's output (or input)
+    logits_BTE   float32
+    scores_BTE   float32, softmax or sigmoid of the logits
     """
 
     experts: jax.Array
@@ -48,74 +50,83 @@ def moe_specs(config: Any, stack: int, matrix: Any, out: Any) -> dict[str, Tree]
     return specs
 
 
-def _open(scores_ME: jax.Array, groups: Any) -> jax.Array:
+def _open(scores_BTE: jax.Array, groups: Any) -> jax.Array:
     """`scores` with -inf for the experts of groups that are not among a token's best."""
-    m, e = scores_ME.shape
-    grouped = scores_ME.reshape(m, groups.n, e // groups.n)
+    *rows, e = scores_BTE.shape
+    grouped = scores_BTE.reshape(*rows, groups.n, e // groups.n)
     best = jax.lax.top_k(grouped, 1 if groups.score == "max" else 2)[0].sum(-1)
-    chosen = jax.nn.one_hot(jax.lax.top_k(best, groups.chosen)[1], groups.n, dtype=bool).any(1)
-    return jnp.where(chosen[:, :, None], grouped, -jnp.inf).reshape(m, e)
+    chosen = jax.nn.one_hot(jax.lax.top_k(best, groups.chosen)[1], groups.n, dtype=bool).any(-2)
+    return jnp.where(chosen[..., None], grouped, -jnp.inf).reshape(*rows, e)
 
 
-def route(x_MD: jax.Array, params: Tree, moe: Any) -> Routing:
+def route(x_BTD: jax.Array, params: Tree, moe: Any) -> Routing:
     """The choice of each token, in float32 whatever the dtype of `x`. `params` holds the router's, uncast."""
     router = moe.router
     f32 = lambda w: w.astype(jnp.float32)
-    logits_ME = jnp.dot(f32(x_MD), f32(params["weight"]), preferred_element_type=jnp.float32)
+    logits_BTE = jnp.dot(f32(x_BTD), f32(params["weight"]), preferred_element_type=jnp.float32)
     if router.bias == "logits":
-        logits_ME = logits_ME + f32(params["bias"])
-    scores_ME = jax.nn.softmax(logits_ME) if router.scores == "softmax" else jax.nn.sigmoid(logits_ME)
-    choice_ME = jax.lax.stop_gradient(scores_ME)
+        logits_BTE = logits_BTE + f32(params["bias"])
+    scores_BTE = jax.nn.softmax(logits_BTE) if router.scores == "softmax" else jax.nn.sigmoid(logits_BTE)
+    choice_BTE = jax.lax.stop_gradient(scores_BTE)
     if router.bias == "choice":
-        choice_ME = choice_ME + jax.lax.stop_gradient(f32(params["choice_bias"]))
+        choice_BTE = choice_BTE + jax.lax.stop_gradient(f32(params["choice_bias"]))
     if router.groups is not None:
-        choice_ME = _open(choice_ME, router.groups)
-    experts_MJ = jax.lax.top_k(choice_ME, moe.top_k)[1]
-    weights_MJ = jnp.take_along_axis(scores_ME, experts_MJ, axis=1)
+        choice_BTE = _open(choice_BTE, router.groups)
+    experts_BTJ = jax.lax.top_k(choice_BTE, moe.top_k)[1]
+    weights_BTJ = jnp.take_along_axis(scores_BTE, experts_BTJ, axis=-1)
     if router.normalise:
-        weights_MJ = weights_MJ / (weights_MJ.sum(-1, keepdims=True) + 1e-20)
-    return Routing(experts_MJ, weights_MJ * router.scale, logits_ME, scores_ME)
+        weights_BTJ = weights_BTJ / (weights_BTJ.sum(-1, keepdims=True) + 1e-20)
+    return Routing(experts_BTJ, weights_BTJ * router.scale, logits_BTE, scores_BTE)
 
 
-def _statistics(routing: Routing, moe: Any, counts_M: jax.Array | None) -> dict[str, jax.Array]:
-    """What goes out in `aux`: the load of each expert [E] (1: an even share), and the losses that are on."""
-    each = jnp.ones(routing.logits.shape[0]) if counts_M is None else counts_M
-    share = each / jnp.maximum(each.sum(), 1)
-    n_experts, choices = moe.n_experts, routing.experts.shape[1]
-    used_E = jnp.zeros(n_experts).at[routing.experts].add(share[:, None] / choices)
-    aux = {"experts/load": used_E * n_experts}
+def _sums(
+    routing: Routing, moe: Any, counted_BT: jax.Array | None, kept_BTJ: jax.Array | None
+) -> dict[str, jax.Array]:
+    """Sums over tokens, those of padding left out, from which loads and losses are made (`lmx.layers.balance`).
+
+    choices_E   int32, how often each expert was chosen
+    dropped     int32 [], choices without room; absent without a capacity
+    tokens      float32 []
+    scores_E    float32, the scores' share of each expert; absent without a balance loss
+    z           float32 [], squared log-sum-exp of the logits; absent without a z-loss
+    """
+    each_BT = jnp.ones(routing.logits.shape[:2], bool) if counted_BT is None else counted_BT
+    weight_BT = each_BT.astype(jnp.float32)
+    chosen_BTE = (routing.experts[..., None] == jnp.arange(moe.n_experts)).any(-2) & each_BT[..., None]
+    sums = {"choices": chosen_BTE.sum((0, 1), jnp.int32), "tokens": weight_BT.sum()}
+    if kept_BTJ is not None:
+        sums["dropped"] = (each_BT[..., None] & ~kept_BTJ).sum(dtype=jnp.int32)
     if moe.balance_loss:
-        mean_E = share @ (routing.scores / (routing.scores.sum(-1, keepdims=True) + 1e-20))
-        aux["loss/balance"] = moe.balance_loss * n_experts * jnp.sum(used_E * mean_E)
+        share_BTE = routing.scores / (routing.scores.sum(-1, keepdims=True) + 1e-20)
+        sums["scores"] = jnp.einsum("bt,bte->e", weight_BT, share_BTE)
     if moe.z_loss:
-        aux["loss/router_z"] = moe.z_loss * (share @ jnp.square(jax.nn.logsumexp(routing.logits, axis=-1)))
-    return aux
+        sums["z"] = (weight_BT * jnp.square(jax.nn.logsumexp(routing.logits, axis=-1))).sum()
+    return sums
 
 
 def moe(
-    x_BTD: jax.Array, params: Tree, *, config: Any, segments_BT: jax.Array | None, kernels: Any, shard: Any
+    x_BTD: jax.Array,
+    params: Tree,
+    *,
+    config: Any,
+    segments_BT: jax.Array | None,
+    cached: bool = False,
+    kernels: Any,
+    shard: Any,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Output [B, T, D] in the dtype of `x`, and this layer's part of `aux` (padding, segment 0, left out of it)."""
-    moe, (b, t, d) = config.moe, x_BTD.shape
-    x_MD = x_BTD.reshape(b * t, d)
-    routing = route(x_MD, params["router"], moe)
-    counts_M = None if segments_BT is None else (segments_BT != 0).reshape(-1).astype(jnp.float32)
-    grouping = kernels.group(routing.experts, moe.n_experts)
-    experts = params["experts"]
-    x_RD = x_MD[grouping.tokens]
-    weights_MJ = routing.weights.astype(x_BTD.dtype)
-    if moe.router.weighs == "input":
-        x_RD = x_RD * weights_MJ.reshape(-1)[grouping.choices][:, None]
-
-    def product(x: jax.Array, name: str) -> jax.Array:
-        y = grouping.product(x, experts[name])
-        return y + experts[f"{name}_bias"][grouping.experts] if config.mlp.bias else y
-
-    h_RF = hidden(lambda name: product(x_RD, name), config=config, kernels=kernels)
-    y_MJD = product(h_RF, "down")[grouping.rows]
-    if moe.router.weighs == "output":
-        y_MJD = y_MJD * weights_MJ[..., None]
-    y_BTD = shard(y_MJD.sum(1).reshape(b, t, d), ("batch", "length", "act_embed"))
+    """Output [B, T, D] in the dtype of `x`, and this layer's `_sums`. With a cache nothing is dropped."""
+    moe = config.moe
+    routing = route(x_BTD, params["router"], moe)
+    experts_BTJ, weights_BTJ = routing.experts, routing.weights.astype(x_BTD.dtype)
+    room, kept_BTJ = None, None
+    if moe.capacity_factor is not None and not cached:
+        room = capacity(moe.capacity_factor, x_BTD.shape[1], top_k=moe.top_k, n_experts=moe.n_experts)
+        kept_BTJ = keep(experts_BTJ, moe.n_experts, room)
+        experts_BTJ = jnp.where(kept_BTJ, experts_BTJ, moe.n_experts)
+    chosen = Chosen(x_BTD, experts_BTJ, weights_BTJ)
+    y_BTD = through_experts(chosen, params["experts"], config=config, kernels=kernels, shard=shard, room=room)
+    y_BTD = shard(y_BTD, ("batch", "length", "act_embed"))
     if moe.shared_d_ff:
         y_BTD = y_BTD + mlp(x_BTD, params["shared"], config=config, kernels=kernels, shard=shard)
-    return y_BTD, _statistics(routing, moe, counts_M)
+    counted_BT = None if segments_BT is None else segments_BT != 0
+    return y_BTD, _sums(routing, moe, counted_BT, kept_BTJ)

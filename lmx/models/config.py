@@ -117,6 +117,10 @@ class Router(Config):
         "none; a learned one added to the logits (gpt-oss); or one that is added to the scores for choosing only, "
         "gets no gradient and is meant for balancing (arXiv:2408.15664)"
     )
+    bias_update_speed: PositiveReal | None = field(
+        "how far a `choice` bias moves after each step, up for experts with less than the mean load of their layer "
+        "and down for those with more; null: it stays as it is"
+    )
     groups: RouterGroups | None = field("choice limited to the best groups of experts; null: free")
     scale: PositiveReal = field("factor of the chosen experts' scores")
     weighs: Literal["output", "input"] = field(
@@ -132,6 +136,10 @@ class Moe(Config):
     d_ff: Positive = field("hidden width of an expert")
     shared_d_ff: Positive | None = field(
         "hidden width of the shared experts together, which see every token; null: none"
+    )
+    capacity_factor: PositiveReal | None = field(
+        "an expert takes this times its even share of each sequence's choices, first come, first served, and drops "
+        "the rest (arXiv:2006.16668); null: none is dropped, ever"
     )
     router: Router = field("choice of experts")
     first_dense: Count = field("layers at the start that keep the MLP")

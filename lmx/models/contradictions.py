@@ -92,6 +92,9 @@ def _moe(config: Decoder) -> Iterator[Problem]:
     if moe.top_k > moe.n_experts:
         message = f"{moe.top_k} of {moe.n_experts} experts cannot be chosen"
         yield "model.moe.top_k", message, f"model.moe.top_k={moe.n_experts}"
+    if moe.router.bias_update_speed is not None and moe.router.bias != "choice":
+        message = f"there is no bias to update with model.moe.router.bias={moe.router.bias}"
+        yield "model.moe.router.bias_update_speed", message, "model.moe.router.bias=choice"
     groups = moe.router.groups
     if groups is None:
         return

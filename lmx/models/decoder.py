@@ -175,7 +175,9 @@ def _settle(config: Decoder, before: Tree, after: Tree, counts: Aux) -> tuple[Tr
             if "choice_bias" in router:
                 choices_LE = sums["choices"][first : first + n]
                 bias_LE = old["moe"]["router"]["choice_bias"]
-                router["choice_bias"] = balance.moved(bias_LE, choices_LE, config.moe.router.bias_update_speed)
+                router["choice_bias"] = balance.moved(
+                    bias_LE, choices_LE, config.moe.router.bias_update_speed
+                )
             new, first = new | {"moe": new["moe"] | {"router": router}}, first + n
         stacks.append(new)
     return after | {"layers": stacks}, balance.statistics(sums)
@@ -234,7 +236,9 @@ def _group(
     inside = network._replace(shard=network.shard.inside_stages())
     part = group._replace(repeats=group.repeats // plan.blocks)
 
-    def stage(stacks: list[Tree], x_BTD: jax.Array, context: Context, key: Any) -> tuple[jax.Array, list[Aux]]:
+    def stage(
+        stacks: list[Tree], x_BTD: jax.Array, context: Context, key: Any
+    ) -> tuple[jax.Array, list[Aux]]:
         x_BTD, _, aux = _layers(inside, x_BTD, stacks, part, context, None, key)
         return x_BTD, aux
 

@@ -18,7 +18,7 @@ class Output(NamedTuple):
     cache       the KVCache with this call's keys and values, or None
     aux         what goes along; empty for a model without experts. `loss/...` are float32 means over this call's
                 tokens with their factor applied: training adds each, times the weight of the batch, to its sum.
-                `experts/load` [L, E] is how much of an even share each expert got, `experts/max_load` its maximum.
+                `count/...` are sums over this call's tokens: training adds them up, and `Model.settle` reads them.
     """
 
     hidden: jax.Array
@@ -44,6 +44,9 @@ class Model(NamedTuple):
         with a cache, positions are those after what it holds, and segments_BT is 0 for padding on the right
     head(params) -> Head, the output projection that the loss and sampling use
     init_cache(batch, length, dtype) -> KVCache
+    settle(params_before, params_after, counts) -> (params, shown), or None
+        ends a training step: parameters that are moved by what the forward passes counted, not by a gradient, are put
+        in place, whatever the optimizer made of them; and what there is to show of the counts, by name
     flops(sequence_length) -> Flops a token
     """
 
@@ -53,3 +56,4 @@ class Model(NamedTuple):
     init_cache: Callable[..., KVCache]
     flops: Callable[[int], Flops]
     config: Any
+    settle: Callable[[Tree, Tree, dict[str, jax.Array]], tuple[Tree, dict[str, jax.Array]]] | None = None

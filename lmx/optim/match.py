@@ -19,7 +19,7 @@ class ByPath(Config):
 class ByAxes(Config):
     """Parameters that have all of these logical axes."""
 
-    axes: list[Text] = field("logical axes, such as [vocab] or [experts, ffn]")
+    axes: list[Text] = field("logical axes, such as [vocab] or [experts, expert_ffn]")
 
 
 class ByKind(Config):

@@ -21,6 +21,7 @@ from lmx.run.config import TrainConfig
 from lmx.run.fit import check_fit
 from lmx.run.start import pretrained_params
 from lmx.sharding import make_mesh, make_shard, spec
+from lmx.sharding.rows import rows_to_devices
 from lmx.train.step import init_state, make_train_step
 from lmx.types import Batch, TrainState
 
@@ -58,13 +59,15 @@ def build_model(config: Any, mesh: jax.sharding.Mesh, compute_dtype: str) -> tup
     ValueError where the attention kernel that is asked for does not run here, or lacks what the model needs.
     """
     platform = mesh.devices.flat[0].platform
-    kernels = config.kernels.build(platform, n_devices=mesh.size, mesh=mesh, rules=config.mesh.rules)
+    shard = make_shard(mesh, config.mesh.rules, config.mesh.pipeline)
+    rules = shard.inside_stages().rules  # attention is computed there
+    kernels = config.kernels.build(platform, n_devices=mesh.size, mesh=mesh, rules=rules)
     needs = config.model.attention_needs(compute_dtype)
     if needs is not None:
         kernels.attention_name(needs)  # says what cannot be, before anything is compiled
     block, context = config.kernels.attention_block, config.mesh.context_attention
-    attention = over_context(kernels.attention, mesh, config.mesh.rules, context, block=block)
-    kernels, shard = kernels._replace(attention=attention), make_shard(mesh, config.mesh.rules)
+    attention = over_context(kernels.attention, mesh, rules, context, block=block)
+    kernels = kernels._replace(attention=attention)
     return config.model.build(compute_dtype=jnp.dtype(compute_dtype), kernels=kernels, shard=shard), kernels
 
 
@@ -148,7 +151,5 @@ def train_program(config: TrainConfig, parts: Parts, *, norms: bool) -> Callable
 
 
 def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
-    """This host's rows of a global batch as its part of global arrays."""
-    if sharding.num_devices == 1:
-        return jax.tree.map(lambda x: jax.device_put(x, sharding), batch)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+    """This process's rows of a global batch (see `rows_of_process`) as its part of global arrays."""
+    return jax.tree.map(lambda x: rows_to_devices(np.asarray(x), sharding), batch)

@@ -6,6 +6,7 @@ steps, and what is said at the end.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 import time
@@ -26,17 +27,17 @@ from lmx.io.run_dir import RunDir
 from lmx.params import path_name
 from lmx.run.build import Parts, build, make_state, to_devices, use_compile_cache
 from lmx.run.config import TrainConfig
+from lmx.run.hosts import require_same, several
 from lmx.run.judge import Judge
 from lmx.run.length import total_steps
 from lmx.run.numbers import Throughput, describe, summary, words_at_end
 from lmx.run.pace import with_steps
 from lmx.run.programs import StepPrograms
+from lmx.sharding.rows import rows_of_process
 from lmx.train.evaluate import Evaluation
 from lmx.train.loop import Events, Finished, run_steps
-from lmx.train.stop import StopRequest
+from lmx.train.stop import OUT_OF_TIME, SharedStop, StopRequest
 from lmx.types import Batch, TrainState, Tree
-
-OUT_OF_TIME = "trainer.duration"
 
 
 def train(composed: Any, run_path: Path, *, resume: bool) -> float:
@@ -46,7 +47,7 @@ def train(composed: Any, run_path: Path, *, resume: bool) -> float:
     together (nothing is trained then), Resumable when a signal stopped the run, and `lmx.train.loop.Diverged` when
     the loss stays not finite.
     """
-    with StopRequest() as stop:
+    with SharedStop() if several() else StopRequest() as stop:
         run = Run(composed, run_path, resume=resume)
         try:
             finished = run.steps(stop)
@@ -85,9 +86,9 @@ class Run:
                 self.step_program = StepPrograms(self.config, self.parts, row(self.dataset.train, 0))
                 state = None if resume else make_state(self.config, self.parts)
                 self.judge = Judge(self.config, self.parts, tokenizer, self.dataset)
-            first = jax.process_index() == 0
             make = RunDir.open if resume else RunDir.create
-            self.dir = make(run_path, primary=first)
+            self.dir = make(run_path, primary=jax.process_index() == 0)
+            require_same("configuration", composed.hash)  # and the run directory is there
         except Exception:
             _remove_if_empty(run_path)
             raise
@@ -112,6 +113,7 @@ class Run:
             tree=tree,
             start=self.start,
             total=self.total,
+            process=jax.process_index(),
         )
         self.throughput = Throughput.of(self.config, self.parts)
         self.dir.write_summary({"status": "running", "name": self.config.name})
@@ -159,12 +161,14 @@ class Run:
         trainer = self.config.trainer
         until = None if trainer.duration is None else time.perf_counter() + trainer.duration
         out_of_time = lambda: until is not None and time.perf_counter() > until
+        part = rows_of_process(self.parts.batch_sharding)
+        polled = itertools.count(self.start + 1)
         stream = batches(
             self.dataset.train,
             global_batch_size=trainer.batch_sequences(),
             start_step=self.start,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=part.index,
+            process_count=part.count,
             workers=trainer.data_workers,
         )
         try:
@@ -180,7 +184,7 @@ class Run:
                     report=self._report,
                     due=self._due,
                     between=self._between,
-                    stop=lambda: stop.name or (OUT_OF_TIME if out_of_time() else None),
+                    stop=lambda: stop.reason(next(polled), out_of_time=out_of_time()),
                 ),
             )
         finally:
@@ -202,7 +206,7 @@ class Run:
         norms = metrics.pop("norms", None)
         self.row = {
             "tokens": step * self.throughput.tokens_per_step,
-            **{k: v.item() for k, v in metrics.items() if k not in ("skipped", "skipped_run")},
+            **{k: v.tolist() for k, v in metrics.items() if k not in ("skipped", "skipped_run")},
             **self.throughput.rates(_recent(self.step_times, self.config.trainer.log_every)),
             "skipped": int(metrics["skipped"]),
         }
@@ -304,7 +308,7 @@ class Run:
         self.checkpoints.close()
         self._draw()
         self.log.close()
-        if status == "done":
+        if status == "done" and self.dir.primary:
             print(words_at_end(results, self.config, sample, self.judge.tokenizer))
         self.dir.close()
         return found.loss if found else float("nan")
@@ -337,7 +341,9 @@ class Run:
         """What can still be done when the run fails: pending saves are finished, and the summary says so."""
         step = int(self.row.get("tokens", 0)) // self.throughput.tokens_per_step
         results = self._summary("failed", step, error=f"{type(error).__name__}: {error}")
-        for ending in (self.checkpoints.wait, lambda: self.dir.write_summary(results), self.log.close):
+        # Several processes would wait for each other's parts of a checkpoint, and one of them is gone.
+        waiting = () if several() else (self.checkpoints.wait,)
+        for ending in (*waiting, lambda: self.dir.write_summary(results), self.log.close):
             try:
                 ending()
             except Exception as another:  # the first error is the one to report

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lmx.config.mesh import Rules, mesh_axes
+from lmx.config.mesh import Pipeline, Rules, mesh_axes
 
-Shard = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
-"""Lays an activation over the mesh by the logical names of its axes."""
+
+class Shard(NamedTuple):
+    """Lays activations over a mesh by the logical names of their axes; `mesh` is None on one device."""
+
+    mesh: jax.sharding.Mesh | None
+    rules: Rules
+    pipeline: Pipeline | None = None
+
+    @property
+    def stage_axis(self) -> str:
+        """The mesh axis of a pipeline's stages."""
+        return split_axes(self.rules, "layers")[0]
+
+    def inside_stages(self) -> Shard:
+        """The same within one stage of a pipeline, where its mesh axis is taken; itself without a pipeline."""
+        if self.pipeline is None:
+            return self
+        stage = self.stage_axis
+        rules = {axis: [n for n in mesh_axes(rule) if n != stage] for axis, rule in self.rules.items()}
+        return Shard(self.mesh, rules)
+
+    def __call__(self, x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        """`x`, constrained to the mesh; a dimension that does not divide stays whole (a batch of one prompt)."""
+        mesh, rules = self.mesh, self.rules
+        if mesh is None:
+            return x
+        fits = [
+            a if n % ways(mesh.shape, rules, a) == 0 else None for n, a in zip(x.shape, axes, strict=True)
+        ]
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(fits, rules)))
 
 
 def split_axes(rules: Rules, axis: str) -> tuple[str, ...]:
@@ -58,19 +86,6 @@ def check_divisible(
             )
 
 
-def make_shard(mesh: jax.sharding.Mesh, rules: Rules) -> Shard:
-    """A function that constrains activations to the mesh; the identity on one device.
-
-    A dimension that does not divide stays whole: a batch of one prompt, a single token. Those of training are
-    checked before anything is built.
-    """
-    if mesh.size == 1:
-        return lambda x, axes: x
-
-    def shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-        fits = [
-            a if n % ways(mesh.shape, rules, a) == 0 else None for n, a in zip(x.shape, axes, strict=True)
-        ]
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(fits, rules)))
-
-    return shard
+def make_shard(mesh: jax.sharding.Mesh, rules: Rules, pipeline: Pipeline | None = None) -> Shard:
+    """What lays activations over this mesh; nothing is constrained on one device."""
+    return Shard(None if mesh.size == 1 else mesh, rules, pipeline)

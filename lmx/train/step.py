@@ -32,9 +32,9 @@ def loss_sums(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over a (micro-)batch, float32: the objective to differentiate, and what is to be shown of it by name.
 
-    "loss" is the objective's cross-entropy part; the model's own losses and other scalars go along, each times the
-    weight of the batch. Sums, not means: whoever calls divides by the weight of the whole batch, so that
-    micro-batches with unequal numbers of counted tokens add up to exactly the full batch.
+    "loss" is the objective's cross-entropy part; the model's own losses go along, each times the weight of the batch,
+    and what it counted (`count/...`) as it is. Sums, not means: whoever calls divides by the weight of the whole
+    batch, so that micro-batches with unequal numbers of counted tokens add up to exactly the full batch.
     """
     out = model.forward(
         params, batch.tokens, batch.positions, segments_BT=batch.segments, dropout_key=dropout_key
@@ -43,9 +43,9 @@ def loss_sums(
         out.hidden, model.head(params), batch.targets, batch.weights, z_loss=z_loss
     )
     weight = batch.weights.sum(dtype=jnp.float32)
-    shown = {name: weight * value for name, value in out.aux.items() if value.ndim == 0}
-    total = losses.total + sum(value for name, value in shown.items() if name.startswith("loss/"))
-    return total, {"loss": losses.nll} | shown
+    own = {name: weight * value for name, value in out.aux.items() if name.startswith("loss/")}
+    counts = {name: value for name, value in out.aux.items() if name.startswith("count/")}
+    return losses.total + sum(own.values()), {"loss": losses.nll} | own | counts
 
 
 def _micro_batches(batch: Batch, n: int) -> Batch:
@@ -64,12 +64,15 @@ def gradients(
     z_loss: float,
     dropout_key: Any = None,
 ) -> tuple[dict[str, jax.Array], Tree]:
-    """Means over the weighted tokens of the whole batch, "loss" among them, and the objective's gradient."""
+    """Means over the weighted tokens of the whole batch, "loss" among them, with counts of it (`count/...`); and the
+    objective's gradient.
+    """
     weight = jnp.maximum(batch.weights.sum(dtype=jnp.float32), 1e-6)
 
     def objective(params: Tree, part: Batch, key: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         total, sums = loss_sums(model, kernels, params, part, z_loss=z_loss, dropout_key=key)
-        return total / weight, {name: value / weight for name, value in sums.items()}
+        counted = lambda name: name.startswith("count/")
+        return total / weight, {name: x if counted(name) else x / weight for name, x in sums.items()}
 
     value_and_grad = jax.value_and_grad(objective, has_aux=True)
     if accumulation == 1:
@@ -84,7 +87,7 @@ def gradients(
 
     parts = (_micro_batches(batch, accumulation), jnp.arange(accumulation))
     grads, means = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
-    return {name: x.sum() for name, x in means.items()}, grads
+    return {name: x.sum(0) for name, x in means.items()}, grads
 
 
 def layer_norms(params: Tree, grads: Tree, updates: Tree) -> dict[str, Tree]:
@@ -126,7 +129,7 @@ def make_train_step(
 
     When the loss or the gradient is not finite, parameters, moments and average stay as they were and the
     update counts as skipped. Metrics: loss and what the model shows of itself, grad_norm (before clipping),
-    learning_rate, skipped, skipped_run, and with `norms` a tree under `norms`.
+    learning_rate, skipped, skipped_run, and with `norms` a tree under `norms` and what the model shows in arrays.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
@@ -140,6 +143,10 @@ def make_train_step(
             grads, state.opt_state, state.params, grad_norm=grad_norm, step=state.step - state.skipped
         )
         params = optax.apply_updates(state.params, updates)
+        counts = {name: means.pop(name) for name in list(means) if name.startswith("count/")}
+        if model.settle is not None:
+            params, shown = model.settle(state.params, params, counts)
+            means |= {name: value for name, value in shown.items() if norms or value.ndim == 0}
         ema = None if ema_decay is None else _moved(state.ema, params, 1 - ema_decay)
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         missed = (~finite).astype(jnp.int32)

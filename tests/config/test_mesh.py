@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
 from lmx.config.mesh import LOGICAL_AXES, TOGETHER, Mesh
 from tests.support import CONF, model_config, read_option
@@ -11,7 +12,7 @@ OPTIONS = sorted(p.stem for p in (CONF / "mesh").glob("[a-z]*.yaml") if "_global
 
 
 def mesh(option="fsdp_tp", rules=None, axes=None):
-    tree = read_option("mesh", option)
+    tree = OmegaConf.to_container(OmegaConf.create(read_option("mesh", option)), resolve=True)
     return Mesh.model_validate(
         tree | {"rules": tree["rules"] | (rules or {}), "axes": tree["axes"] | (axes or {})}
     )

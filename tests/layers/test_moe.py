@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmx import params as param_tree
-from lmx.layers import grouped
+from lmx.layers import balance, grouped
 from lmx.layers.moe import moe_specs, route
 from tests.layers.test_kernels import close
 from tests.support import build_model, model_config
@@ -88,16 +88,18 @@ def test_load_and_losses_of_an_even_router():
     params["layers"][0]["moe"]["router"]["weight"] *= 0
     segments = jnp.array([[1] * 6 + [0] * 2])
     aux = model.forward(params, jnp.arange(8)[None], segments_BT=segments).aux
-    assert aux["experts/load"].shape == (2, 8)
-    np.testing.assert_allclose(aux["experts/load"].sum(1), 8, rtol=1e-6)
+    # All take the first two of eight; padding counts for nothing.
+    assert aux["count/choices"].tolist() == [[6, 6, 0, 0, 0, 0, 0, 0]] * 2
     np.testing.assert_allclose(aux["loss/balance"], 0.5, rtol=1e-6)
     np.testing.assert_allclose(aux["loss/router_z"], 0.25 * np.log(8) ** 2, rtol=1e-6)
-    assert float(aux["experts/max_load"]) == 4  # all take the first two of eight
+    shown = balance.statistics({"choices": aux["count/choices"]})
+    assert (float(shown["experts/max_load"]), float(shown["experts/min_load"])) == (4, 0)
+    np.testing.assert_allclose(shown["experts/load"].sum(1), 8, rtol=1e-6)
 
 
 def test_experts_are_stacked_as_independent_matrices():
     config = model_config("moe_tiny")
     init = lambda inputs: None
     specs = moe_specs(config, 4, init, init)
-    assert specs["experts"]["up"].axes == ("layers", "experts", "embed", "ffn")
+    assert specs["experts"]["up"].axes == ("layers", "experts", "expert_embed", "expert_ffn")
     assert specs["router"]["weight"].axes == ("layers", "embed", "router")

@@ -86,8 +86,9 @@ def decided(config: Decoder) -> dict[str, Any]:
             tree[part][name] = [listed[i % len(listed)] for i in range(n)]
     if config.moe is not None:
         tree["moe"] |= {"layers": config.moe.layers(n), "first_dense": None, "pattern": None}
-        for training_only in ("balance_loss", "z_loss"):
+        for training_only in ("balance_loss", "z_loss", "capacity_factor"):
             tree["moe"].pop(training_only, None)
+        tree["moe"]["router"].pop("bias_update_speed", None)
     ropes = config.position.ropes
     tree["position"]["pattern"] = [
         None if name == "none" else _rope(ropes[name]) for name in tree["position"]["pattern"]

@@ -7,11 +7,12 @@ from typing import Any
 from lmx.models.config import Decoder
 from lmx.models.hf.declare import Tensor, one
 
-NO_LOSSES: dict[str, Any] = {"balance_loss": 0.0, "z_loss": 0.0}
+NO_LOSSES: dict[str, Any] = {"balance_loss": 0.0, "z_loss": 0.0, "capacity_factor": None}
 SOFTMAX: dict[str, Any] = {
     "scores": "softmax",
     "normalise": True,
     "bias": "none",
+    "bias_update_speed": None,
     "groups": None,
     "scale": 1.0,
     "weighs": "output",
