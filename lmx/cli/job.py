@@ -105,8 +105,10 @@ class Task:
         return composer.of_job(cfg, overrides)
 
 
-def report(name: str, error: BaseException, run_dir: Path | None = None) -> tuple[int, str]:
-    """Shows an error on stderr, keeps its traceback in the run's `log.txt`; exit code and message."""
+def report(
+    name: str, error: BaseException, run_dir: Path | None = None, *, log: str = "log.txt"
+) -> tuple[int, str]:
+    """Shows an error on stderr, keeps its traceback in the run's log; exit code and message."""
     if isinstance(error, ConfigError):
         print(format_problems(error.problems, name, color=_color()), file=sys.stderr)
         return error.exit_code, str(error)
@@ -122,11 +124,11 @@ def report(name: str, error: BaseException, run_dir: Path | None = None) -> tupl
     )
     lines = [f"lmx {name}: {text}"]
     if run_dir is not None and run_dir.is_dir() and run_dir.resolve() != Path.cwd().resolve():
-        log = run_dir / "log.txt"
+        path = run_dir / log
         try:
-            with open(log, "a", encoding="utf-8") as stream:
+            with open(path, "a", encoding="utf-8") as stream:
                 stream.write("".join(traceback.format_exception(error)))
-            lines.append(f"    the traceback is in {log}")
+            lines.append(f"    the traceback is in {path}")
         except OSError:
             lines.append("".join(traceback.format_exception(error)))
     elif os.environ.get("LMX_TRACEBACK"):

@@ -9,10 +9,24 @@ from lmx.cli.command import Command
 
 
 def run(composed: Any, run_dir: Path) -> float:
-    """Trains, or goes on; returns the evaluation loss."""
+    """Trains, or goes on; returns the evaluation loss. Where several processes run, all end when one fails."""
+    from lmx.config.errors import Resumable
+    from lmx.run import hosts
     from lmx.run.train import train
 
-    return train(composed, run_dir, resume=composed.config.resume is not None)
+    resume = composed.config.resume is not None
+    hosts.join(composed.config.distributed)
+    if not hosts.several():
+        return train(composed, run_dir, resume=resume)
+    try:
+        run_dir = hosts.shared_folder(run_dir)
+        return train(composed, run_dir, resume=resume)
+    except Resumable:
+        raise
+    except BaseException as error:
+        from lmx.cli.job import report
+
+        hosts.leave(report("train", error, run_dir, log=hosts.log_name())[0])
 
 
 COMMANDS = (

@@ -36,8 +36,13 @@ def check(config: Logging) -> None:
         )
 
 
+def log_name(process: int) -> str:
+    """The file of the run directory that a process keeps its log in."""
+    return "log.txt" if process == 0 else f"log.{process}.txt"
+
+
 class Sinks:
-    """All sinks of one run. A process that is not the primary one shows warnings and writes nothing."""
+    """All sinks of one run. Of several processes the first writes; the others show warnings and keep a log."""
 
     def __init__(
         self,
@@ -48,12 +53,13 @@ class Sinks:
         tree: dict[str, Any],
         start: int,
         total: int,
-        primary: bool = True,
+        process: int = 0,
     ) -> None:
         """`start`: steps done before; `total`: steps at the end; `tree`: configuration, for dashboards."""
+        primary = process == 0
         self.progress = Progress(config.progress if primary else "none", start=start, total=total)
         self._metrics = LineFile(folder / "metrics.jsonl", self._show) if primary else None
-        self._log = LineFile(folder / "log.txt", self._show) if primary else None
+        self._log = LineFile(folder / log_name(process), self._show)
         self._handler = _Spoken(self)
         _wake_loggers()
         logger = logging.getLogger("lmx")
@@ -101,10 +107,9 @@ class Sinks:
         self.progress.show(text)
 
     def _note(self, text: str) -> None:
-        if self._log is not None:
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            for line in text.splitlines() or [""]:
-                self._log.write(f"{stamp} {line}")
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        for line in text.splitlines() or [""]:
+            self._log.write(f"{stamp} {line}")
 
 
 class LineFile:

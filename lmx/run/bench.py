@@ -16,6 +16,7 @@ from lmx.data.loader import batches, throughput
 from lmx.run.bench_config import BenchData, BenchTrain
 from lmx.run.build import build, make_state, to_devices, train_program, use_compile_cache
 from lmx.run.numbers import Throughput
+from lmx.sharding.rows import rows_of_process
 
 
 def bench_train(config: BenchTrain) -> dict[str, Any]:
@@ -40,11 +41,12 @@ def bench_train(config: BenchTrain) -> dict[str, Any]:
         parts = build(config, total_steps=total)
         state = make_state(config, parts)
     step = train_program(config, parts, norms=False)
+    part = rows_of_process(parts.batch_sharding)
     stream = batches(
         dataset.train,
         global_batch_size=trainer.batch_sequences(),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part.index,
+        process_count=part.count,
         workers=trainer.data_workers,
     )
     wall, processor, losses, first = [], [], [], 0.0

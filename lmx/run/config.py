@@ -9,9 +9,11 @@ from lmx.config.mesh import Mesh
 from lmx.config.types import Text
 from lmx.data import Data, Tokenizer
 from lmx.io import Checkpoint, Logging
-from lmx.layers import Kernels
+from lmx.layers import Kernels, Precision
 from lmx.models import Model
 from lmx.optim import Optimizer, Schedule
+from lmx.run.hosts_config import Distributed
+from lmx.run.xla_config import Xla
 from lmx.train import Trainer
 
 
@@ -24,6 +26,9 @@ class TrainConfig(Config):
     schedule: Schedule = field("the learning rate over the run, as a factor of optimizer.learning_rate")
     mesh: Mesh = field("devices and how arrays lie over them", effect="throughput")
     kernels: Kernels = field("which implementation computes each product", effect="throughput")
+    precision: Precision = field("products in 8 bits")
+    xla: Xla = field("options of the compiler, by platform", effect="throughput")
+    distributed: Distributed = field("the processes of the run", effect="bookkeeping")
     data: Data = field("what is read")
     tokenizer: Tokenizer = field("text <-> token ids")
     trainer: Trainer = field("length, batch, precision, evaluation")
@@ -37,6 +42,7 @@ class TrainConfig(Config):
         return [
             *self.model.problems(),
             *self.mesh.problems(self.model.logical_axes()),
+            *self.distributed.problems(),
             *_length_problems(self),
             *_batch_problems(self),
             *_size_problems(self),

@@ -12,6 +12,7 @@ from lmx.infer.engine import Engine
 from lmx.infer.requests import Request
 from lmx.run.build import Parts, to_devices
 from lmx.run.config import TrainConfig
+from lmx.sharding.rows import rows_of_process
 from lmx.train.evaluate import Evaluation, evaluate, make_eval_step
 from lmx.types import TrainState, Tree
 
@@ -50,13 +51,13 @@ class Judge:
     def evaluate(self, state: TrainState) -> Evaluation:
         """Loss and bits per byte over the evaluation split, or the configured part of it."""
         trainer = self.config.trainer
-        limit = trainer.eval_sequences
+        limit, part = trainer.eval_sequences, rows_of_process(self.parts.batch_sharding)
         stream = eval_batches(
             self.dataset,
             batch_size=trainer.eval_batch_size,
             max_batches=None if limit is None else -(-limit // trainer.eval_batch_size),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=part.index,
+            process_count=part.count,
         )
         on_devices = (to_devices(batch, self.parts.batch_sharding) for batch in stream)
         return evaluate(self._loss, self._params(state), on_devices)

@@ -19,6 +19,7 @@ from lmx.run.build import build, make_state, to_devices
 from lmx.run.config import TrainConfig
 from lmx.run.judge import Judge
 from lmx.run.programs import StepPrograms
+from lmx.sharding.rows import rows_of_process
 
 SHARE = 0.95
 """Of the time that is planned with: a run should come to the end of its schedule before the clock stops it."""
@@ -75,13 +76,13 @@ def measure(config: TrainConfig, dataset: Any, tokenizer: Any) -> tuple[float, f
     parts = build(config, total_steps=_ENDLESS)
     program = StepPrograms(config, parts, row(dataset.train, 0))
     judge = Judge(config, parts, tokenizer, dataset)
-    state = make_state(config, parts)
+    state, part = make_state(config, parts), rows_of_process(parts.batch_sharding)
     stream = batches(
         dataset.train,
         global_batch_size=trainer.batch_sequences(),
         start_step=0,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part.index,
+        process_count=part.count,
         workers=0,
     )
     times: list[float] = []
@@ -90,7 +91,11 @@ def measure(config: TrainConfig, dataset: Any, tokenizer: Any) -> tuple[float, f
         state, metrics = program(state, to_devices(batch, parts.batch_sharding), norms=False)
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - began)
-        if len(times) > _STEPS.start and sum(times[1:]) > _LOOK * trainer.duration:
+        if (
+            jax.process_count() == 1
+            and len(times) > _STEPS.start
+            and sum(times[1:]) > _LOOK * trainer.duration
+        ):
             break
     stream.close()  # type: ignore[attr-defined]
     judge.evaluate(state)

@@ -26,6 +26,11 @@ def lowered_step(config: TrainConfig, parts: Parts, row: Batch, *, norms: bool) 
     return train_program(config, parts, norms=norms).lower(parts.abstract_state, batch)
 
 
+def compiler_options(config: TrainConfig, parts: Parts) -> dict[str, Any] | None:
+    """The options of `xla` for the devices of the mesh, wherever they are."""
+    return config.xla.options(parts.mesh.devices.flat[0].platform)
+
+
 class StepPrograms:
     """(state, batch) -> (state, metrics), with per-layer norms or without; compiled for one form of batch."""
 
@@ -36,7 +41,8 @@ class StepPrograms:
         self._programs: dict[bool, Future[Any]] = {False: self._pool.submit(self._compiled, norms=False)}
 
     def _compiled(self, *, norms: bool) -> Any:
-        return lowered_step(self._config, self._parts, self._row, norms=norms).compile()
+        lowered = lowered_step(self._config, self._parts, self._row, norms=norms)
+        return lowered.compile(compiler_options=compiler_options(self._config, self._parts))
 
     def __call__(self, state: TrainState, batch: Batch, *, norms: bool) -> tuple[TrainState, dict[str, Any]]:
         """One step; waits for its program. The state is donated."""

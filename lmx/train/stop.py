@@ -1,4 +1,4 @@
-"""Requests to stop: signals become a flag that the loop looks at between steps."""
+"""Requests to stop: signals become a flag that the loop looks at between steps, on all processes at the same one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import signal
 import sys
 import threading
 from types import FrameType, TracebackType
+
+import jax
+import numpy as np
+
+OUT_OF_TIME = "trainer.duration"
 
 
 class StopRequest:
@@ -26,6 +31,10 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def reason(self, step: int, *, out_of_time: bool) -> str | None:
+        """Why to stop after this step: the signal's name, or OUT_OF_TIME."""
+        return self.name or (OUT_OF_TIME if out_of_time else None)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.name is not None:
             os._exit(128 + number)
@@ -34,3 +43,34 @@ class StopRequest:
             f"\n{self.name}: finishing this step, then saving. Once more ends at once, without saving.\n"
         )
         os.write(sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else 2, message.encode())
+
+
+class SharedStop(StopRequest):
+    """The same for several processes: a SIGTERM to any of them, or the clock of process 0, stops all at one step.
+
+    JAX itself takes SIGTERM, tells the other processes and finds the step (`reached_preemption_sync_point`): a handler
+    of one's own would take that away from it.
+    """
+
+    def __enter__(self) -> SharedStop:
+        if threading.current_thread() is threading.main_thread():
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def reason(self, step: int, *, out_of_time: bool) -> str | None:
+        """Every process calls this after every step."""
+        from jax.experimental import multihost_utils
+
+        if out_of_time and jax.process_index() == 0 and self.name is None:
+            self.name = OUT_OF_TIME
+            os.kill(os.getpid(), signal.SIGTERM)
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return None
+        over = np.int32(self.name == OUT_OF_TIME)
+        return OUT_OF_TIME if int(multihost_utils.broadcast_one_to_all(over)) else "SIGTERM"
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.name is not None:
+            os._exit(128 + number)
+        self.name = signal.Signals(number).name
+        os.kill(os.getpid(), signal.SIGTERM)

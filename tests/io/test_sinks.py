@@ -82,15 +82,16 @@ def test_warnings_are_heard_after_logging_was_configured_anew(tmp_path, capsys):
     assert "WARNING: from below" in capsys.readouterr().err
 
 
-def test_a_process_that_is_not_the_primary_one_writes_nothing(tmp_path, capsys):
+def test_a_process_that_is_not_the_first_writes_its_log_alone(tmp_path, capsys):
     knobs = logging_config(progress="lines", tensorboard=True)
-    sinks = Sinks(tmp_path, knobs, name="run", tree={}, start=0, total=9, primary=False)
+    sinks = Sinks(tmp_path, knobs, name="run", tree={}, start=0, total=9, process=3)
     sinks.scalars(1, {"loss": 1.0})
     sinks.progress.row(1, {"loss": 1.0})
     sinks.text(1, "sample", "x")
     sinks.say("x")
     sinks.close()
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["log.3.txt"]
+    assert "loss" in (tmp_path / "log.3.txt").read_text()
     assert capsys.readouterr().err == ""
 
 
