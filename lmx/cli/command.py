@@ -26,6 +26,7 @@ class Command:
     implied     (key, option): an override of the key chooses the option, `group=name`, unless the group is chosen
     literal     keys whose text is taken as it is written: commas, brackets, spaces at its end
     extendable  patterns of the keys that may change what is computed when a run goes on
+    listed      (group, key): options of the group, separated by commas, are listed under the key; the first is chosen
     """
 
     name: str
@@ -38,9 +39,12 @@ class Command:
     implied: tuple[tuple[str, str], ...] = ()
     literal: tuple[str, ...] = ()
     extendable: tuple[str, ...] = ()
+    listed: tuple[tuple[str, str], ...] = ()
 
     def with_implied(self, overrides: Sequence[str]) -> list[str]:
-        """The overrides, before them the options that follow from them."""
+        """The overrides, before them the options that follow from them; lists of options under their keys."""
+        for group, key in self.listed:
+            overrides = [word for line in overrides for word in _listed(line, group, key)]
         given = {name.lstrip("+"): value for name, _, value in (line.partition("=") for line in overrides)}
         chosen = [
             option
@@ -58,3 +62,10 @@ class Command:
         """The root class."""
         module, _, name = self.schema.partition(":")
         return getattr(importlib.import_module(module), name)
+
+
+def _listed(line: str, group: str, key: str) -> list[str]:
+    name, equals, options = line.partition("=")
+    if name != group or not equals:
+        return [line]
+    return [f"{group}={options.split(',')[0]}", f"{key}=[{options}]"]

@@ -60,6 +60,8 @@ def find(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
         name = " ".join(arguments[:length])
         if name in names:
             return name, list(arguments[length:])
+    if arguments[0] == "verify" and "verify mesh" in names and any("=" in word for word in arguments[1:]):
+        return "verify mesh", list(arguments[1:])  # lmx verify mesh=a,b
     return None, []
 
 

@@ -43,6 +43,7 @@ class Composed(Generic[Schema]):
     overrides   the overrides of the command line that made it, Hydra's own left out
     schema      the root class
     find_origins  computes `.origins` when they are asked for
+    composer    composes the same command with other overrides; None for a resumed run
     """
 
     config: Schema
@@ -50,6 +51,7 @@ class Composed(Generic[Schema]):
     overrides: list[str]
     schema: type[Schema]
     find_origins: Callable[[], Origins]
+    composer: Composer[Schema] | None = None
 
     @cached_property
     def origins(self) -> Origins:
@@ -160,7 +162,8 @@ class Composer(Generic[Schema]):
         if raw or problems:
             return None, unique(problems + explain(found, raw, resolved, composition, kinds, find()))
         assert checked.config is not None
-        return Composed(checked.config, plain(checked.config, resolved.tree), lines, self.schema, find), []
+        tree = plain(checked.config, resolved.tree)
+        return Composed(checked.config, tree, lines, self.schema, find, self), []
 
     def of_job(self, cfg: DictConfig, overrides: Sequence[str]) -> Composed[Schema]:
         """The configuration that Hydra composed for a job; ConfigError where it does not hold."""
@@ -176,7 +179,7 @@ class Composer(Generic[Schema]):
             return composed.origins if composed is not None else {}
 
         return Composed(
-            checked.config, plain(checked.config, resolved.tree), list(overrides), self.schema, find
+            checked.config, plain(checked.config, resolved.tree), list(overrides), self.schema, find, self
         )
 
 

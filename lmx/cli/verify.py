@@ -1,0 +1,49 @@
+"""`lmx verify mesh`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lmx.cli.command import Command
+
+
+def run_mesh(composed: Any, run_dir: Path) -> float:
+    """Compares meshes; returns how many rows do not agree."""
+    from lmx.run.verify import check, verify_mesh
+    from lmx.run.verify_text import as_text
+
+    result = verify_mesh(composed)
+    print(json.dumps(result) if composed.config.output == "json" else as_text(result), flush=True)
+    check(result)
+    return 0.0
+
+
+COMMANDS = (
+    Command(
+        name="verify mesh",
+        summary="prove that meshes agree: the same steps on each, compared tensor by tensor",
+        schema="lmx.run.verify_config:VerifyMesh",
+        function=run_mesh,
+        keys=(
+            "meshes",
+            "verify.rows",
+            "verify.steps",
+            "verify.devices",
+            "verify.tolerance",
+            "trainer.global_batch_size",
+            "trainer.sequence_length",
+            "output",
+        ),
+        examples=(
+            ("lmx verify mesh=single,fsdp,fsdp_tp,context_ring", "these meshes, the first as the reference"),
+            ("lmx verify mesh=single,expert model=moe_tiny", "another model"),
+            (
+                "lmx verify mesh=single,my_mesh verify.rows=[] experiment=mine",
+                "a mesh of your own, nothing else",
+            ),
+        ),
+        listed=(("mesh", "meshes"),),
+    ),
+)
