@@ -24,7 +24,7 @@ from lmx.run.build import Parts, build
 from lmx.run.compile_config import Compile
 from lmx.run.config import TrainConfig
 from lmx.run.length import total_steps
-from lmx.run.programs import abstract_batch, lowered_step
+from lmx.run.programs import abstract_batch, compiler_options, lowered_step
 from lmx.run.topology import devices_of, parse_topology
 from lmx.sharding import spec
 from lmx.train.evaluate import make_eval_step
@@ -186,10 +186,11 @@ def compile_program(
     chip = chip_of(str(devices[0].device_kind))
     with requests():
         lowered = lower(config, parts, program)
-    known = _Cache(cache, lowered, parts.mesh, look_inside)
+    options = compiler_options(config, parts) or {}
+    known = _Cache(cache, lowered, parts.mesh, [str(look_inside), str(sorted(options.items()))])
     found = known.read()
     if found is None:
-        found = _compile(lowered, parts, look_inside=look_inside)
+        found = _compile(lowered, parts, options, look_inside=look_inside)
         known.write(found)
     return Report(
         program=program,
@@ -214,11 +215,13 @@ class _Compiled(NamedTuple):
     compile_time: float
 
 
-def _compile(lowered: jax.stages.Lowered, parts: Parts, *, look_inside: bool) -> _Compiled:
+def _compile(
+    lowered: jax.stages.Lowered, parts: Parts, options: dict[str, Any], *, look_inside: bool
+) -> _Compiled:
     began = time.perf_counter()
     needed, compiled = None, None
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options or None)
     except jax.errors.JaxRuntimeError as error:
         if not does_not_fit(error):
             raise
@@ -226,7 +229,7 @@ def _compile(lowered: jax.stages.Lowered, parts: Parts, *, look_inside: bool) ->
     taken = time.perf_counter() - began
     if compiled is None and look_inside:
         try:
-            compiled = lowered.compile(compiler_options=dict(WITHOUT_LIMIT))
+            compiled = lowered.compile(compiler_options=options | WITHOUT_LIMIT)
         except jax.errors.JaxRuntimeError:
             return _Compiled(None, needed, None, taken)
     if compiled is None:
@@ -241,10 +244,10 @@ def _compile(lowered: jax.stages.Lowered, parts: Parts, *, look_inside: bool) ->
 class _Cache:
     """Reports by a hash of the program as it goes to the compiler, the devices, and the compiler's version."""
 
-    def __init__(self, folder: str | None, lowered: jax.stages.Lowered, mesh: Any, look_inside: bool) -> None:
+    def __init__(self, folder: str | None, lowered: jax.stages.Lowered, mesh: Any, more: list[str]) -> None:
         versions = [f"jax {jax.__version__}", f"libtpu {_version('libtpu')}"]
         devices = [repr(d) for d in mesh.devices.flat]
-        text = "\n".join([lowered.as_text(), str(mesh), *devices, *versions, str(look_inside)])
+        text = "\n".join([lowered.as_text(), str(mesh), *devices, *versions, *more])
         self.key = hashlib.sha256(text.encode()).hexdigest()[:32]
         self._path = None if folder is None else Path(folder).expanduser() / f"{self.key}.json"
 

@@ -1,0 +1,216 @@
+"""How long a training step takes at least: arithmetic, memory, links inside a slice, network between slices.
+
+Each of the four is bytes or operations of one device over its published speed (`lmx.chips`); nothing is measured here.
+If all overlapped perfectly a step would take the largest of them, if nothing did their sum. The formulas follow the
+usual account of sharded training (Rajbhandari et al. 2020, arXiv:1910.02054, for parameters; Narayanan et al. 2021,
+arXiv:2104.04473, for tensor parallelism).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from lmx.chips import Chip
+from lmx.params import Param, named_params
+from lmx.types import Tree
+
+
+class Split(NamedTuple):
+    """How a run lies over devices.
+
+    data      copies of the whole, over the network between slices
+    fsdp      devices that parameters, optimizer state and batch are split over
+    tensor    devices that every matrix is split over once more
+    expert    devices, of those of fsdp, that experts are split over: they exchange tokens instead of weights
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    expert: int = 1
+
+    @property
+    def devices(self) -> int:
+        """All of them; experts lie on devices of fsdp."""
+        return self.data * self.fsdp * self.tensor
+
+    def __str__(self) -> str:
+        names = [f"{name} {n}" for name, n in self._asdict().items() if n > 1]
+        return " x ".join(names) or "single"
+
+
+class Work(NamedTuple):
+    """What a step has to do, whatever the devices.
+
+    flops         of a token, forward and backward
+    dense         parameters outside the experts
+    experts       parameters of the experts
+    width         of the residual stream
+    layers        number of them
+    moe_layers    of those, mixtures of experts
+    top_k         experts of a token
+    streams       activations that a layer reads and writes, in widths of the residual stream
+    """
+
+    flops: float
+    dense: int
+    experts: int
+    width: int
+    layers: int
+    moe_layers: int
+    top_k: int
+    streams: float
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.dense + self.experts
+
+
+class Times(NamedTuple):
+    """Seconds of one step on one device; `memory` are bytes of state (parameters, moments, gradients)."""
+
+    compute: float
+    hbm: float
+    ici: float
+    dcn: float
+    state_bytes: float
+
+    @property
+    def least(self) -> float:
+        """With perfect overlap."""
+        return max(self.compute, self.hbm, self.ici, self.dcn)
+
+    @property
+    def most(self) -> float:
+        """With none."""
+        return self.compute + self.hbm + self.ici + self.dcn
+
+    @property
+    def bound(self) -> str:
+        """What takes longest."""
+        times = {"compute": self.compute, "HBM": self.hbm, "ICI": self.ici, "DCN": self.dcn}
+        return max(times, key=lambda name: times[name])
+
+
+def work_of(model_config: object, specs: Tree, flops: float) -> Work:
+    """From a decoder's configuration, its parameters, and its FLOPs a token."""
+    params = named_params(specs)
+    expert = lambda p: "experts" in p.axes and p.is_matrix
+    experts = sum(p.size for p in params.values() if expert(p))
+    moe = getattr(model_config, "moe", None)
+    layers: int = model_config.n_layers  # type: ignore[attr-defined]
+    width: int = model_config.d_model  # type: ignore[attr-defined]
+    kinds = moe.layers(layers) if moe else []
+    return Work(
+        flops=flops,
+        dense=sum(p.size for p in params.values()) - experts,
+        experts=experts,
+        width=width,
+        layers=layers,
+        moe_layers=kinds.count("moe"),
+        top_k=moe.top_k if moe else 0,
+        streams=_streams(params, width, layers, moe),
+    )
+
+
+def _streams(params: dict[str, Param], width: int, layers: int, moe: object | None) -> float:
+    """Widths that the products of a layer read and write for a token: inputs and outputs of each matrix."""
+    total = 0.0
+    for param in params.values():
+        if not (param.is_matrix and "layers" in param.axes):
+            continue
+        sizes = dict(zip(param.axes, param.shape, strict=True))
+        copies = sizes.pop("layers")
+        experts = sizes.pop("experts", None)
+        inputs = math.prod(n for axis, n in sizes.items() if axis in param.inputs)
+        outputs = math.prod(n for axis, n in sizes.items() if axis not in param.inputs)
+        times = moe.top_k if experts and moe else 1  # type: ignore[attr-defined]
+        total += copies * times * (inputs + outputs)
+    return total / (width * layers)
+
+
+def times(
+    work: Work,
+    chip: Chip,
+    split: Split,
+    *,
+    tokens: int,
+    recomputed: float = 1 / 3,
+    compute_bytes: int = 2,
+    state_bytes: int = 12,
+    gradient_bytes: int = 4,
+    torus_axes: tuple[int, int] | None = None,
+) -> Times:
+    """A step of `tokens` over all devices.
+
+    recomputed      FLOPs of rematerialisation, as a part of forward and backward (1/3: the whole forward pass)
+    compute_bytes   of a weight as it is gathered and read, and of an activation
+    state_bytes     a parameter's, with its moments
+    gradient_bytes  of a gradient, as it is reduced and kept
+    torus_axes      dimensions of the torus that (fsdp, tensor) run along; None: tensor one of them, fsdp the others
+    """
+    for_fsdp, for_tensor = torus_axes or _torus(chip, split)
+    each = tokens / (split.data * split.fsdp)  # tokens of a device, shared by its tensor group
+    compute = work.flops * tokens * (1 + recomputed) / (split.devices * chip.flops)
+    # Weights: read forward, again for what is recomputed, and twice backward. State: read and written once.
+    passes = 3 + 3 * recomputed
+    held = (work.dense + work.experts / split.expert) / split.tensor
+    weights = passes * compute_bytes * held
+    update = (2 * state_bytes + gradient_bytes) * work.parameters / (split.fsdp * split.tensor)
+    streams = passes * compute_bytes * each * work.layers * work.streams * work.width / split.tensor
+    hbm = (weights + update + streams) / chip.hbm_speed
+    # Gathered forward and backward, gradients scattered: experts only over the copies that there are of them.
+    n, copies = split.fsdp, split.fsdp // split.expert
+    sent = _ring(n) * (2 * compute_bytes + gradient_bytes) * work.dense / split.tensor
+    sent += (
+        _ring(copies) * (2 * compute_bytes + gradient_bytes) * work.experts / (split.expert * split.tensor)
+    )
+    ici = sent / _ring_speed(chip, for_fsdp)
+    # Two sums of the residual stream a layer forward, two backward, and those of what is recomputed.
+    sums = (4 + 6 * recomputed) * work.layers * 2 * _ring(split.tensor) * compute_bytes * each * work.width
+    ici += sums / _ring_speed(chip, for_tensor) if split.tensor > 1 else 0.0
+    # To the experts and back, forward, backward and recomputed.
+    moved = (
+        (4 + 6 * recomputed)
+        * work.moe_layers
+        * _ring(split.expert)
+        * compute_bytes
+        * each
+        * work.width
+        * work.top_k
+    )
+    ici += moved / split.tensor / _exchange_speed(chip, for_fsdp, split.expert)
+    between = 2 * _ring(split.data) * gradient_bytes * work.parameters / (split.fsdp * split.tensor)
+    state = (state_bytes + gradient_bytes) * work.parameters / (split.fsdp * split.tensor)
+    return Times(compute, hbm, ici, between / chip.dcn_speed, state)
+
+
+def _ring(n: int) -> float:
+    return (n - 1) / n
+
+
+def _torus(chip: Chip, split: Split) -> tuple[int, int]:
+    """Dimensions of the torus for fsdp and tensor."""
+    if split.tensor == 1:
+        return chip.dimensions, 0
+    return max(chip.dimensions - 1, 1), 1
+
+
+def _ring_speed(chip: Chip, dimensions: int) -> float:
+    """Bytes a second that a device sends around rings: both ways along each dimension."""
+    ways = 2 if chip.links > 1 else 1
+    return chip.link_speed * ways * max(dimensions, 1)
+
+
+def _exchange_speed(chip: Chip, dimensions: int, n: int) -> float:
+    """Bytes a second that a device sends in an all-to-all among n, over rings of the torus.
+
+    Around a ring of k a byte goes k / 4 links on average, and each dimension of a device has two links out.
+    """
+    every = _ring_speed(chip, dimensions)
+    if chip.links == 1:
+        return every
+    side = max(n ** (1 / max(dimensions, 1)), 1.0)
+    return min(8 * chip.link_speed / side, every)
