@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from lmx.config.hardware import devices_here, preset_for
 from lmx.config.types import parse_real, parse_whole
 
 Number = int | float
@@ -116,6 +117,11 @@ def choose(flag: Any, yes: Any, no: Any) -> Any:
     return yes if flag else no
 
 
+def by_device(*rules: Any) -> str:
+    """The option of the first pattern that is found in the name of the devices here (see `lmx.config.hardware`)."""
+    return preset_for(devices_here(), *rules)
+
+
 def token(length: Any = 4) -> str:
     """Random hexadecimal letters, the same wherever one configuration uses them."""
     return secrets.token_hex(16)[: parse_whole(length)]
@@ -134,6 +140,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "min": least,
     "max": greatest,
     "if": choose,
+    "by_device": by_device,
 }
 
 

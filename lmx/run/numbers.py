@@ -70,7 +70,7 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
         f"tokens, {tokens / max(dataset.tokens_per_epoch, 1):.2f} epochs",
         f"data: {readable(train.get('tokens', dataset.tokens_per_epoch))} tokens to train on, "
         f"{readable(held.get('tokens', 0))} to evaluate on",
-        describe_mesh(parts.mesh),
+        describe_mesh(parts.mesh) + (f", preset {config.mesh.preset}" if config.mesh.preset else ""),
     ]
     needs = config.model.attention_needs(trainer.compute_dtype)
     if needs is not None:

@@ -1,0 +1,93 @@
+"""Which preset the devices get, by the rules of conf/mesh/auto.yaml; presets hold, and give way to what is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmx.config.compose import load
+from lmx.config.hardware import devices_here, preset_for
+from lmx.run.config import TrainConfig
+from tests.support import CONF
+
+
+def host(root, kind, count):
+    for i in range(count):
+        folder = root / f"proc/driver/nvidia/gpus/0000:0{i}:00.0"
+        folder.mkdir(parents=True)
+        (folder / "information").write_text(f"Model: \t\t {kind}\nIRQ:   \t\t 16\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, "1 x cpu"),
+        ({"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}, "8 x cpu"),
+        ({"TPU_ACCELERATOR_TYPE": "v5litepod-16"}, "TPU v5e-16"),
+        ({"TPU_ACCELERATOR_TYPE": "v6e-256", "MEGASCALE_NUM_SLICES": "4"}, "4 x TPU v6e-256"),
+        ({"TPU_ACCELERATOR_TYPE": "v6e-256", "JAX_PLATFORMS": "cpu"}, "1 x cpu"),
+    ],
+)
+def test_devices_are_named(environment, name, tmp_path):
+    assert devices_here(environment, tmp_path) == name
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, "8 x NVIDIA H100 80GB HBM3"),
+        ({"CUDA_VISIBLE_DEVICES": "3"}, "1 x NVIDIA H100 80GB HBM3"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "1 x cpu"),
+        ({"SLURM_JOB_NUM_NODES": "8"}, "64 x NVIDIA H100 80GB HBM3"),
+        ({"JAX_PLATFORMS": "cpu"}, "1 x cpu"),
+    ],
+)
+def test_gpus_are_counted(environment, name, tmp_path):
+    assert devices_here(environment, host(tmp_path, "NVIDIA H100 80GB HBM3", 8)) == name
+
+
+def test_rules_go_in_order():
+    assert preset_for("8 x NVIDIA H100", "^1 x", "one", "H100", "many", "", "any") == "many"
+    with pytest.raises(ValueError, match="no pattern fits"):
+        preset_for("8 x cpu", "TPU", "tpu")
+
+
+@pytest.mark.parametrize(
+    ("environment", "preset", "dtype"),
+    [
+        ({"TPU_ACCELERATOR_TYPE": "v5p-256"}, "v5p_256", "bfloat16"),
+        ({"TPU_ACCELERATOR_TYPE": "v5p-4096"}, "accelerators", "bfloat16"),
+        ({"TPU_ACCELERATOR_TYPE": "v6e-64", "MEGASCALE_NUM_SLICES": "2"}, "slices", "bfloat16"),
+        ({"JAX_PLATFORMS": "cpu"}, None, "float32"),
+    ],
+)
+def test_auto_is_the_preset_of_the_devices(environment, preset, dtype, monkeypatch):
+    for name in ("TPU_ACCELERATOR_TYPE", "JAX_PLATFORMS", "MEGASCALE_NUM_SLICES", "JAX_NUM_CPU_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config = load("train", ["mesh=auto"], schema=TrainConfig).config
+    assert config.mesh.preset == preset
+    assert config.trainer.compute_dtype == dtype
+
+
+PRESETS = sorted(p.stem for p in (CONF / "mesh").glob("[a-z]*.yaml") if "preset: " in p.read_text())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_hold(name):
+    """A preset sets mesh, precision and rematerialisation together."""
+    config = load("train", [f"mesh={name}"], schema=TrainConfig).config
+    assert config.mesh.preset == name
+    assert config.mesh.problems() == []
+    assert config.trainer.compute_dtype == "bfloat16"
+    assert config.model.remat in ("attention", "full")
+    count = name.rpartition("_")[2]
+    if name[:4] in ("v5e_", "v6e_") and count.isdigit() and int(count) > 4:
+        assert list(config.mesh.axes.values()) == [int(count)]
+
+
+def test_what_is_said_wins_over_a_preset():
+    said = ["mesh=h200_1", "model.remat=none", "mesh.rules.embed=null", "trainer.compute_dtype=float32"]
+    config = load("train", said, schema=TrainConfig).config
+    assert (config.model.remat, config.trainer.compute_dtype) == ("none", "float32")
