@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
@@ -42,12 +43,18 @@ def polynomials(name: str, steps: int) -> list[Polynomial]:
     return list(islice(chain(safe, repeat(POLAR_EXPRESS[-1])), steps))
 
 
+_SMALL = 1 << 22
+"""Elements up to which matrices are orthogonalised together: so small, they cost what their number costs."""
+
+
 class MatrixLayout(NamedTuple):
     """How an array is a stack of matrices: transposed by `order`, then reshaped to [batch..., rows, columns].
 
-    rows are the inputs of the product, columns its outputs.
+    rows are the inputs of the product, columns its outputs. axes are the names of the array's axes, transposed, with
+    those of key/value heads as heads'.
     """
 
+    axes: tuple[str, ...]
     order: tuple[int, ...]
     batch: tuple[int, ...]
     rows: int
@@ -71,7 +78,9 @@ def matrix_layout(param: Param, heads: str) -> MatrixLayout:
     columns = [i for i, axis in enumerate(param.axes) if axis not in apart and axis not in param.inputs]
     size = lambda dims: math.prod(param.shape[i] for i in dims)
     stack = tuple(param.shape[i] for i in batch)
-    return MatrixLayout((*batch, *rows, *columns), stack, size(rows), size(columns))
+    order = (*batch, *rows, *columns)
+    axes = tuple(param.axes[i].removeprefix("kv_") for i in order)
+    return MatrixLayout(axes, order, stack, size(rows), size(columns))
 
 
 def orthogonalise(x_BRC: jax.Array, coefficients: list[Polynomial], dtype: str) -> jax.Array:
@@ -115,6 +124,25 @@ def update_scale(rule: str, rows: int, columns: int) -> float:
     return (columns / rows) ** 0.5 if rule == "spectral" else 1.0
 
 
+def _together(
+    function: Callable[[jax.Array], jax.Array], stacks: list[jax.Array], axes: list[tuple[str, ...]]
+) -> list[jax.Array]:
+    """`function` of each [..., R, C]; small ones alike in shape and axes, as queries, keys and values are, at once.
+
+    They are stacked along an axis of their own, which leaves each its sharding.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, (x, names) in enumerate(zip(stacks, axes, strict=True)):
+        alike.setdefault((x.shape, names) if x.size <= _SMALL else i, []).append(i)
+    results: dict[int, jax.Array] = {}
+    for places in alike.values():
+        if len(places) == 1:
+            results[places[0]] = function(stacks[places[0]])
+        else:
+            results |= dict(zip(places, function(jnp.stack([stacks[i] for i in places])), strict=True))
+    return [results[i] for i in range(len(stacks))]
+
+
 class MuonState(NamedTuple):
     """momentum: mean of the gradients. second: mean square of each neuron's updates, or None."""
 
@@ -144,10 +172,11 @@ def scale_by_muon(config: Muon, specs: Tree) -> optax.GradientTransformation:
     coefficients = polynomials(config.newton_schulz.coefficients, config.newton_schulz.steps)
     beta, decay = config.momentum, config.second_moment
 
-    def one(path: tuple, gradient: jax.Array, momentum: jax.Array, second: jax.Array | None) -> _Step:
+    def direction(x_BRC: jax.Array) -> jax.Array:
+        return orthogonalise(x_BRC, coefficients, config.newton_schulz.dtype)
+
+    def one(path: tuple, x: jax.Array, gradient: jax.Array, second: jax.Array | None) -> _Step:
         layout = layouts[path_name(path)]
-        mean = (1 - beta) * gradient + beta * momentum if config.nesterov else momentum
-        x = orthogonalise(layout.split(mean), coefficients, config.newton_schulz.dtype)
         if decay is not None and second is not None:
             x, second = _even(x, second, decay)
         x = x * update_scale(config.scale, layout.rows, layout.columns)
@@ -155,8 +184,13 @@ def scale_by_muon(config: Muon, specs: Tree) -> optax.GradientTransformation:
 
     def update(updates: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
         momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, state.momentum, updates)
+        ahead = lambda m, g: (1 - beta) * g + beta * m if config.nesterov else m
+        means, structure = jax.tree.flatten_with_path(jax.tree.map(ahead, momentum, updates))
+        names = [path_name(path) for path, _ in means]
+        split = [layouts[name].split(x) for name, (_, x) in zip(names, means, strict=True)]
+        directions = structure.unflatten(_together(direction, split, [layouts[name].axes for name in names]))
         second = jax.tree.map(lambda _: None, updates) if state.second is None else state.second
-        steps = jax.tree_util.tree_map_with_path(one, updates, momentum, second)
+        steps = jax.tree_util.tree_map_with_path(one, directions, updates, second)
         pick = lambda i: jax.tree.map(lambda s: s[i], steps, is_leaf=lambda s: isinstance(s, _Step))
         return pick(0), MuonState(momentum, None if decay is None else pick(1))
 
