@@ -111,6 +111,7 @@ def join(config: Distributed) -> None:
             f"(at most {config.initialization_timeout:g} s)",
             file=sys.stderr,
         )
+    _keep_stdout()
     try:
         jax.distributed.initialize(
             coordinator_address=job.address,
@@ -129,6 +130,13 @@ def join(config: Distributed) -> None:
             f"distributed.coordinator_address={job.address}: process 0 cannot listen there ({error}); another port, "
             "or a host name of this machine"
         ) from None
+
+
+def _keep_stdout() -> None:
+    """Gloo writes to the process's standard output, which is the result's: let it have standard error instead."""
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
+    os.dup2(2, 1)
 
 
 _TEXT = 4096
