@@ -16,6 +16,7 @@ from lmx.layers.grouped import Grouping
 from lmx.layers.loss import Head, Losses
 from lmx.layers.names import ATTENTION_CONTEXT, named
 from lmx.layers.partition import over_mesh
+from lmx.layers.spread import spread_of
 
 if TYPE_CHECKING:
     from lmx.layers.config import Kernels
@@ -91,7 +92,14 @@ def build(
         pieces = chunks(hidden_BTD, head)
         turned = chosen("products") == "cpu"
         return loss.cross_entropy(
-            hidden_BTD, head, targets_BT, weights_BT, z_loss=z_loss, chunks=pieces, turned=turned
+            hidden_BTD,
+            head,
+            targets_BT,
+            weights_BT,
+            z_loss=z_loss,
+            chunks=pieces,
+            turned=turned,
+            spread=spread_of(mesh, rules, hidden_BTD.shape),
         )
 
     def token_losses(hidden_BTD: jax.Array, head: Head, targets_BT: jax.Array) -> jax.Array:

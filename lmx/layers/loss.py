@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lmx.layers.spread import Spread, over_devices
+
 
 class Head(NamedTuple):
     """The output projection.
@@ -64,19 +66,21 @@ def cross_entropy(
     z_loss: float,
     chunks: int,
     turned: bool = False,
+    spread: Spread | None = None,
 ) -> Losses:
     """Weighted sums of the losses, computed in `chunks` pieces along T. Only `total` is differentiable.
 
     Exact in any number of chunks: the gradients are sums over tokens, accumulated in float32. Not
     differentiable twice. `turned`: the head's gradient is summed as [D, V] and turned once at the end, which
-    spares a CPU the turning of every chunk's logits.
+    spares a CPU the turning of every chunk's logits. `spread`: each device computes its own tokens in so many pieces.
     """
-    chunks = min(chunks, hidden_BTD.shape[1])
+    chunks = min(chunks, hidden_BTD.shape[1] // (1 if spread is None else spread.length_ways))
     result: Any = _total(
         head.softcap,
         z_loss,
         chunks,
         turned and chunks > 1,
+        spread,
         hidden_BTD,
         head.weight,
         head.bias,
@@ -165,10 +169,13 @@ def _chunk(
 
 
 def _evaluate(
-    softcap, z_loss, chunks, turned, hidden, weight, bias, targets, weights
+    softcap, z_loss, chunks, turned, spread, hidden, weight, bias, targets, weights
 ) -> tuple[_Sums, jax.Array]:
-    head = Head(weight.astype(hidden.dtype), softcap, bias)
-    weights = weights.astype(jnp.float32)
+    weight, weights = weight.astype(hidden.dtype), weights.astype(jnp.float32)
+    if spread is not None:
+        local = partial(_evaluate, softcap, z_loss, chunks, turned, None)
+        return over_devices(spread, local)(hidden, weight, bias, targets, weights)
+    head = Head(weight, softcap, bias)
     if chunks == 1:
         return _chunk(softcap, z_loss, turned, hidden, head, targets, weights)
 
@@ -190,20 +197,22 @@ def _evaluate(
     return sums, _join(d_hidden, hidden.shape[1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _total(softcap, z_loss, chunks, turned, hidden, weight, bias, targets, weights):
-    sums, _ = _evaluate(softcap, z_loss, chunks, turned, hidden, weight, bias, targets, weights)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
+def _total(softcap, z_loss, chunks, turned, spread, hidden, weight, bias, targets, weights):
+    sums, _ = _evaluate(softcap, z_loss, chunks, turned, spread, hidden, weight, bias, targets, weights)
     return sums.nll + sums.z, (sums.nll, sums.z)
 
 
-def _forward(softcap, z_loss, chunks, turned, hidden, weight, bias, targets, weights):
-    sums, d_hidden = _evaluate(softcap, z_loss, chunks, turned, hidden, weight, bias, targets, weights)
+def _forward(softcap, z_loss, chunks, turned, spread, hidden, weight, bias, targets, weights):
+    sums, d_hidden = _evaluate(
+        softcap, z_loss, chunks, turned, spread, hidden, weight, bias, targets, weights
+    )
     d_weight = sums.d_weight.astype(weight.dtype)
     d_bias = None if bias is None or sums.d_bias is None else sums.d_bias.astype(bias.dtype)
     return (sums.nll + sums.z, (sums.nll, sums.z)), (d_hidden, d_weight, d_bias)
 
 
-def _backward(softcap, z_loss, chunks, turned, gradients, cotangents):
+def _backward(softcap, z_loss, chunks, turned, spread, gradients, cotangents):
     factor, _ = cotangents
     return (*jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients), None, None)
 
