@@ -95,9 +95,7 @@ def through_experts(
         return _summed(_own(chosen, params, work), layout)
 
     # Unchecked: the products' kernels do not say which axes their results vary over.
-    mapped = jax.shard_map(
-        local, mesh=mesh, in_specs=(Chosen(rows, rows, rows), specs), out_specs=rows, check_vma=False
-    )
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(rows, specs), out_specs=rows, check_vma=False)
     return mapped(chosen, params)
 
 

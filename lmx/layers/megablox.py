@@ -6,7 +6,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.megablox import gmm as kernel
 
 _ROWS, _INPUTS, _OUTPUTS = 512, 1024, 1024
 """Largest tile: twice, with sums in float32, about 10 MiB of bfloat16, of the 16 of vector memory that a chip has."""
@@ -27,25 +26,27 @@ def _by_expert(
     x_RK: jax.Array, w: jax.Array, sizes_E: jax.Array, *, transposed: bool, interpret: bool
 ) -> jax.Array:
     """[R, F] of w [E, K, F], or of w [E, F, K] where it is `transposed`."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm  # takes a while, and is for TPU
 
     @jax.custom_batching.sequential_vmap  # its grid has as many steps as there are tiles to compute
     def product(x_RK: jax.Array, w: jax.Array, sizes_E: jax.Array) -> jax.Array:
         tiles = _tiles(x_RK.shape[0], x_RK.shape[1], w.shape[1 if transposed else 2])
         x = _fill(x_RK, tiles[0])
         knobs = {"transpose_rhs": transposed, "interpret": interpret}
-        return kernel.gmm(x, w, sizes_E, x_RK.dtype, tiles, **knobs)[: x_RK.shape[0]]
+        return gmm(x, w, sizes_E, x_RK.dtype, tiles, **knobs)[: x_RK.shape[0]]
 
     return product(x_RK, w, sizes_E)
 
 
 def _over_rows(x_RK: jax.Array, y_RF: jax.Array, sizes_E: jax.Array, *, interpret: bool) -> jax.Array:
     """[E, K, F]: each expert's rows of `x`, transposed, times its rows of `y`."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
 
     @jax.custom_batching.sequential_vmap
     def product(x_RK: jax.Array, y_RF: jax.Array, sizes_E: jax.Array) -> jax.Array:
         tiles = _tiles(x_RK.shape[0], x_RK.shape[1], y_RF.shape[1])
         x, y = _fill(x_RK, tiles[0]), _fill(y_RF, tiles[0])
-        return kernel.tgmm(x.T, y, sizes_E, x_RK.dtype, tiles, interpret=interpret)
+        return tgmm(x.T, y, sizes_E, x_RK.dtype, tiles, interpret=interpret)
 
     return product(x_RK, y_RF, sizes_E)
 
