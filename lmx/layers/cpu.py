@@ -21,6 +21,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from lmx.layers import decode
 from lmx.layers.activations import ACTIVATIONS
 from lmx.layers.scores import HIDDEN, block_edges, blockwise, dot_product, visible_keys
 
@@ -71,7 +72,8 @@ def einsums(specs: Sequence[str], x: jax.Array, weights: Sequence[jax.Array]) ->
 @jax.custom_vjp
 def _product(x: jax.Array, w: jax.Array) -> jax.Array:
     """[B, T, K] times [K, M], in the dtype of `x`."""
-    return _dot(x, w.astype(x.dtype), (2,), (0,)).astype(x.dtype)
+    y = _dot(decode.shared_out(x), w.astype(x.dtype), (2,), (0,)).astype(x.dtype)
+    return y[: x.shape[0]]
 
 
 def _product_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -145,10 +147,24 @@ def attention(
 ) -> jax.Array:
     """As `lmx.layers.scores`, in blocks of queries whose weights are kept for the backward pass.
 
-    Meant for training on sequences of some thousand tokens: memory grows as T x S / 2. With positions (a
-    cache) it is `dot_product`, with sinks `blockwise`: their gradient is not written out here, as no model of a size
-    that is trained on CPU has them.
+    Meant for training on sequences of some thousand tokens: memory grows as T x S / 2. With positions (a cache) it
+    is `decode.attention` or `dot_product`, with sinks `blockwise`: their gradient is not written out here, as no
+    model of a size that is trained on CPU has them.
     """
+    if q_positions_BT is not None and k_positions_BS is not None and q_BTNH.shape[1] == 1:
+        return decode.attention(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            q_positions_BT=q_positions_BT,
+            k_positions_BS=k_positions_BS,
+            q_segments_BT=q_segments_BT,
+            k_segments_BS=k_segments_BS,
+            sinks_N=sinks_N,
+            window=window,
+            softcap=softcap,
+            scale=scale,
+        )
     plain = partial(dot_product if sinks_N is None else partial(blockwise, blocks=blocks), sinks_N=sinks_N)
     if q_positions_BT is not None or k_positions_BS is not None or sinks_N is not None:
         return plain(
