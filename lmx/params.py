@@ -102,18 +102,44 @@ def shardings(specs: Tree, mesh: jax.sharding.Mesh, rules: dict) -> Tree:
     return map_named(one, specs)
 
 
-def _draw(param: Param, key: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    kind, std = param.init
-    if kind == "zeros":
-        return jnp.zeros(param.shape, dtype)
-    if kind == "ones":
-        return jnp.ones(param.shape, dtype)
+_SMALL, _PIECE = 1 << 20, 1 << 14
+"""Elements of a parameter that is drawn in pieces by the one loop of all such, and of a piece."""
+
+
+def _standard(kind: str, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """float32 draws of mean 0 and deviation 1."""
     if kind == "normal":
-        return (std * jax.random.normal(key, param.shape, jnp.float32)).astype(dtype)
-    if kind == "truncated_normal":
-        draw = jax.random.truncated_normal(key, -3.0, 3.0, param.shape, jnp.float32)
-        return (std / 0.98658 * draw).astype(dtype)  # 0.98658: the deviation left after the cut
+        return jax.random.normal(key, shape, jnp.float32)
+    if kind == "truncated_normal":  # 0.98658: the deviation left after the cut
+        return jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32) / 0.98658
     raise ValueError(f"unknown initialiser {kind!r}: zeros, ones, normal, truncated_normal")
+
+
+def _drawn_small(specs: dict[str, Param], key: jax.Array) -> dict[str, jax.Array]:
+    """Standard draws of every small parameter that starts at random, float32, by path.
+
+    One loop over pieces of one size: compiling a generator of random numbers for every parameter would take most of
+    the time to the first step of a small model.
+    """
+    drawn: dict[str, jax.Array] = {}
+    for kind in sorted({p.init.kind for p in specs.values()} - {"zeros", "ones"}):
+        small = {path: p for path, p in specs.items() if p.init.kind == kind and p.size <= _SMALL}
+        if not small:
+            continue
+        pieces = [(_number(path), i) for path, p in small.items() for i in range(-(-p.size // _PIECE))]
+
+        def piece(place: jax.Array, kind: str = kind) -> jax.Array:
+            return _standard(kind, jax.random.fold_in(jax.random.fold_in(key, place[0]), place[1]), (_PIECE,))
+
+        whole, start = jax.lax.map(piece, jnp.asarray(pieces, jnp.uint32)).reshape(-1), 0
+        for path, p in small.items():
+            drawn[path] = whole[start : start + p.size].reshape(p.shape)
+            start += -(-p.size // _PIECE) * _PIECE
+    return drawn
+
+
+def _number(path: str) -> int:
+    return zlib.crc32(path.encode())
 
 
 def init(specs: Tree, key: jax.Array, dtype: jnp.dtype, shardings: Tree | None = None) -> Tree:
@@ -123,8 +149,17 @@ def init(specs: Tree, key: jax.Array, dtype: jnp.dtype, shardings: Tree | None =
     """
 
     def draw_all(key: jax.Array) -> Tree:
-        return map_named(
-            lambda path, p: _draw(p, jax.random.fold_in(key, zlib.crc32(path.encode())), dtype), specs
-        )
+        drawn = _drawn_small(named_params(specs), key)
+
+        def one(path: str, param: Param) -> jax.Array:
+            kind, std = param.init
+            if kind in ("zeros", "ones"):
+                return jnp.full(param.shape, float(kind == "ones"), dtype)
+            values = drawn.get(path)
+            if values is None:
+                values = _standard(kind, jax.random.fold_in(key, _number(path)), param.shape)
+            return (std * values).astype(dtype)
+
+        return map_named(one, specs)
 
     return jax.jit(draw_all, out_shardings=shardings)(key)
