@@ -155,11 +155,16 @@ def _unknown_key(context: _Context, problem: Problem) -> Problem:
     if misplaced:
         return replace(problem, message=misplaced, value=UNSET)
     near = _near(context, problem.key)
-    owner = _owner(context, problem.key)
-    if owner and not _from_command_line(problem):
+    owners = _owners(context, problem.key)
+    if owners and not _from_command_line(problem):
         return replace(problem, message=_no_field(context, problem.key))
-    if owner and (near is None or near.rpartition(".")[0] != problem.key.rpartition(".")[0]):
-        return replace(problem, message=f"unknown key here; it belongs to {owner}")
+    if owners and (near is None or near.rpartition(".")[0] != problem.key.rpartition(".")[0]):
+        group = owners[0].partition("=")[0]
+        message = f"unknown key here; it belongs to {', '.join(owners).replace(f', {group}=', ', ')}"
+        meant = _meant_owner(context, owners, problem.value)
+        return replace(
+            problem, message=message, fix=meant and f"{meant} {write_override(problem.key, problem.value)}"
+        )
     group = None if near or "." in problem.key else nearest(problem.key, context.found.tree.groups())
     if near is None and group is None:
         parent, beside = problem.key, []
@@ -224,17 +229,32 @@ def _innermost(context: _Context, problem: Problem) -> Problem:
     return problem
 
 
-def _owner(context: _Context, key: str) -> str | None:
-    """`group=option` of another option that has the key."""
+def _owners(context: _Context, key: str) -> list[str]:
+    """`group=option` of each other option that has the key."""
     parts = key.split(".")
     for length in range(len(parts) - 1, 0, -1):
         group = "/".join(parts[:length])
         if not context.found.tree.is_group(group):
             continue
-        for option in context.found.tree.options(group):
-            content = peek_yaml(context.found.tree.file(f"{group}/{option}"))
-            if pick(content, ".".join(parts[length:])) is not UNSET:
-                return f"{group}={option}"
+        files = {
+            option: context.found.tree.file(f"{group}/{option}")
+            for option in context.found.tree.options(group)
+        }
+        inner = ".".join(parts[length:])
+        found = [option for option, file in files.items() if pick(peek_yaml(file), inner) is not UNSET]
+        if found:
+            return [f"{group}={option}" for option in found]
+    return []
+
+
+def _meant_owner(context: _Context, owners: Sequence[str], value: Any) -> str | None:
+    """The one owner, or else the one that reads files of the value's ending."""
+    if len(owners) == 1:
+        return owners[0]
+    for owner in owners:
+        endings = pick(peek_yaml(context.found.tree.file(owner.replace("=", "/"))), "suffixes")
+        if isinstance(value, str) and isinstance(endings, list) and value.endswith(tuple(map(str, endings))):
+            return owner
     return None
 
 
@@ -316,7 +336,8 @@ def _missing(context: _Context, problem: Problem) -> Problem:
             return replace(problem, message=message, fix=_override(context, problem.key, value))
     example = told(spot, "example")
     if example is not None:
-        return replace(problem, message=message, fix=_override(context, problem.key, example))
+        value = int(example) if example.isdigit() else example
+        return replace(problem, message=message, fix=_override(context, problem.key, value))
     group = problem.key.replace(".", "/")
     options = context.found.tree.options(group) if context.found.tree.is_group(group) else []
     if options:

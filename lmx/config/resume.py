@@ -87,7 +87,10 @@ def _frozen(run_dir: Path, path: Path) -> dict[str, Any]:
             for p in Path(run_dir.parent if run_dir.parent.is_dir() else ".").glob("*/config.yaml")
         )
         hint = f"; runs there: {', '.join(near[-3:])}" if near else ""
-        raise RequestError(f"resume={run_dir}: there is no such directory{hint}")
+        what = (
+            "this is a file, not the directory of a run" if run_dir.exists() else "there is no such directory"
+        )
+        raise RequestError(f"resume={run_dir}: {what}{hint}")
     if not path.is_file():
         raise RequestError(f"resume={run_dir}: this is not the directory of a run: it holds no config.yaml")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction as _Exact
 from typing import Annotated, Any
@@ -33,13 +34,13 @@ def parse_whole(value: Any) -> Any:
 
 
 def parse_real(value: Any) -> Any:
-    """A number from `0.1`, `3`, `"1e-3"`; ValueError for booleans, text and NaN."""
+    """A number from `0.1`, `3`, `"1e-3"`; ValueError for booleans, text, NaN and what is infinite."""
     if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected a number, got {value!r}")
-    if value != value:
-        raise ValueError("expected a number, got nan")
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}")
     return float(value)
 
 

@@ -110,6 +110,8 @@ def path_faults(node: Mapping[str, Any], suffixes: Sequence[str]) -> list[Fault]
         paths = [value] if isinstance(value, str) else value
         if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
             continue
+        if not paths:
+            found.append(Fault(key, "names no file: the list is empty"))
         for number, path in enumerate(paths):
             fault = fault_of(path, suffixes)
             if fault is not None:

@@ -27,6 +27,8 @@ class Tokenizer(Component):
 def file_fault(node: Mapping[str, Any]) -> list[Fault]:
     """Of `path`: that it names no file, or an empty one."""
     path = node.get("path")
+    if isinstance(path, str) and os.path.isdir(os.path.expanduser(path)):
+        return [Fault("path", f"{path} is a directory; the name of a file is wanted")]
     fault = fault_of(path) if isinstance(path, str) else None
     return [] if fault is None else [Fault("path", *fault)]
 

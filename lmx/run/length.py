@@ -6,9 +6,12 @@ import math
 
 from lmx.train import Trainer
 
+MOST = 2**31 - 1
+"""Steps are counted in 32 bits."""
+
 
 def total_steps(trainer: Trainer, *, examples_per_epoch: int) -> int:
-    """Steps until the first of trainer.steps, tokens and epochs is reached.
+    """Steps until the first of trainer.steps, tokens and epochs is reached; ValueError for too many.
 
     One of them is set: where the request names a duration alone, `lmx.run.pace` has set the steps.
     """
@@ -20,4 +23,8 @@ def total_steps(trainer: Trainer, *, examples_per_epoch: int) -> int:
         ends.append(math.ceil(trainer.tokens / (sequences * trainer.sequence_length)))
     if trainer.epochs is not None:
         ends.append(math.ceil(trainer.epochs * examples_per_epoch / sequences))
+    if min(ends) > MOST:
+        raise ValueError(
+            f"trainer: a run of {min(ends):,} steps is longer than the {MOST:,} that are counted"
+        )
     return max(min(ends), 1)

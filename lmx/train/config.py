@@ -31,8 +31,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 class Profile(Config):
     """A window of steps recorded with jax.profiler into RUN/profile."""
 
-    start: Count = field("first step that is recorded", effect="bookkeeping")
-    steps: Positive = field("how many", effect="bookkeeping")
+    start: Count = field("first step that is recorded", effect="bookkeeping", example="10")
+    steps: Positive = field("how many steps are recorded", effect="bookkeeping", example="3")
 
 
 class Sample(Config):

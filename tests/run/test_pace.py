@@ -7,6 +7,9 @@ import json
 import pytest
 import yaml
 
+from lmx.config.compose import load
+from lmx.run.config import TrainConfig
+from lmx.run.length import total_steps
 from lmx.run.pace import SHARE, steps_within
 from tests.run.test_train import SMALL, lmx, rows, text  # noqa: F401
 
@@ -28,6 +31,12 @@ def test_steps_that_fit(seconds, step_time, evaluation, every, expected):
     if steps > 1:
         taken = steps * step_time + evaluation + (steps / every if every else 0) * evaluation
         assert taken <= SHARE * seconds < taken + step_time + evaluation
+
+
+def test_a_run_longer_than_steps_can_be_counted_is_refused():
+    trainer = load("train", ["trainer.steps=1e30"], schema=TrainConfig).config.trainer
+    with pytest.raises(ValueError, match="2,147,483,647"):
+        total_steps(trainer, examples_per_epoch=1)
 
 
 def test_the_clock_alone_gives_a_run_its_length(text, tmp_path):  # noqa: F811
