@@ -261,13 +261,11 @@ class _Wandb:
         knobs = config.wandb
         assert knobs is not None
         self._wandb = wandb
-        # The folder's name is the run's own, so that a resumed run goes on in the same chart.
-        identity = re.sub(r"[^A-Za-z0-9_-]", "-", folder.resolve().name)[-64:]
         self._run = wandb.init(
             project=knobs.project,
             entity=knobs.entity,
             mode=knobs.mode,
-            id=identity,
+            id=identity(folder),
             resume="allow",
             name=name,
             dir=str(folder),
@@ -282,6 +280,12 @@ class _Wandb:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def identity(folder: Path) -> str:
+    """What a run is known by, the same when it is resumed: its folder and the one around it, as sweeps number theirs."""
+    place = folder.resolve()
+    return re.sub(r"[^A-Za-z0-9_-]", "-", f"{place.parent.name}-{place.name}")[-64:]
 
 
 def _escape(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from lmx.config.errors import RequestError
 from lmx.io import Logging, Wandb
 from lmx.io.files import to_json
-from lmx.io.sinks import LineFile, Sinks, check, flatten
+from lmx.io.sinks import LineFile, Sinks, check, flatten, identity
 
 
 def logging_config(**changes) -> Logging:
@@ -205,3 +206,10 @@ def test_a_dashboard_that_is_not_installed_is_refused_before_training():
     with pytest.raises(RequestError, match=r"logging\.wandb: .*pip install 'lmx\[wandb\]'"):
         check(logging_config(wandb=chosen))
     check(logging_config())
+
+
+def test_runs_of_two_sweeps_have_names_of_their_own(tmp_path):
+    first, second = (identity(tmp_path / sweep / "0") for sweep in ("2026-01-01", "2026-01-02"))
+    assert first != second
+    assert first == identity(tmp_path / "2026-01-01" / "." / "0")
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", identity(tmp_path / "a=1,b" / "x y"))
