@@ -26,6 +26,7 @@ from lmx.params import path_name
 from lmx.run.build import Parts, build, build_model, make_state, to_devices, train_program, use_compile_cache
 from lmx.run.config import TrainConfig
 from lmx.run.verify_trace import trace_named
+from lmx.sharding.rows import rows_of_process
 from lmx.train.step import loss_sums
 from lmx.types import Batch, TrainState, Tree
 
@@ -115,14 +116,12 @@ class Runner:
         self.steps = steps
         self._datasets: dict[str, Any] = {}
 
-    def _batches(self, config: TrainConfig, tree: dict[str, Any]) -> list[Batch]:
+    def _batches(self, config: TrainConfig, tree: dict[str, Any], parts: Parts) -> list[Batch]:
         """This process's rows of the first global batches."""
-        trainer = config.trainer
-        common = ("data", "tokenizer")
-        keys = ("sequence_length", "seed", "global_batch_size")
-        key = json.dumps(
-            [[tree[k] for k in common], [tree["trainer"][k] for k in keys], config.model.vocab_size]
-        )
+        trainer, part = config.trainer, rows_of_process(parts.batch_sharding)
+        common = [tree[k] for k in ("data", "tokenizer")]
+        knobs = [tree["trainer"][k] for k in ("sequence_length", "seed", "global_batch_size")]
+        key = json.dumps([common, knobs, config.model.vocab_size, list(part)])
         if key not in self._datasets:
             dataset = config.data.build(
                 config.tokenizer.build(),
@@ -134,8 +133,8 @@ class Runner:
             stream = batches(
                 dataset.train,
                 global_batch_size=trainer.batch_sequences(),
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
+                process_index=part.index,
+                process_count=part.count,
             )
             self._datasets[key] = list(itertools.islice(stream, self.steps))
             stream.close()  # type: ignore[attr-defined]
@@ -145,8 +144,8 @@ class Runner:
         """Trains and records."""
         config = TrainConfig.model_validate(row.tree)
         use_compile_cache(config.trainer.compile_cache)
-        given = self._batches(config, row.tree)
         parts = _recorded(build(config, total_steps=self.steps))
+        given = self._batches(config, row.tree, parts)
         state = make_state(config, parts)
         if row.twin:
             state = state._replace(params=_shaken(state.params, parts.state_shardings.params))

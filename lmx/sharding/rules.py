@@ -42,6 +42,23 @@ class Shard(NamedTuple):
         ]
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(fits, rules)))
 
+    def looked_up(self, x_BTD: jax.Array) -> jax.Array:
+        """Rows of an embedding whose width is split, brought from the devices of the width to those of the sequences.
+
+        Over one mesh axis after another: left to do it at once, the compiler gathers the whole batch on each device,
+        and in the backward pass once more.
+        """
+        if self.mesh is None or x_BTD.shape[0] % ways(self.mesh.shape, self.rules, "batch"):
+            return x_BTD
+        batch, embed = split_axes(self.rules, "batch"), split_axes(self.rules, "embed")
+        for rows, width in (
+            (tuple(a for a in batch if a not in embed), embed),
+            (batch, tuple(a for a in embed if a not in batch)),
+        ):
+            layout = NamedSharding(self.mesh, PartitionSpec(rows or None, None, width or None))
+            x_BTD = jax.lax.with_sharding_constraint(x_BTD, layout)
+        return x_BTD
+
 
 def split_axes(rules: Rules, axis: str) -> tuple[str, ...]:
     """The mesh axes that a logical axis is split over, outermost first; ValueError for an unknown one."""
