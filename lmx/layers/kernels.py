@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmx.layers import choice, cpu, cudnn, grouped, loss, scores, splash
+from lmx.layers import choice, cpu, cudnn, grouped, loss, quantised, scores, splash
 from lmx.layers.activations import ACTIVATIONS
 from lmx.layers.choice import Needs
 from lmx.layers.grouped import Grouping
 from lmx.layers.loss import Head, Losses
 from lmx.layers.names import ATTENTION_CONTEXT, named
 from lmx.layers.partition import over_mesh
+from lmx.layers.precision_config import Precision
+from lmx.layers.quantised import Coarse
 from lmx.layers.spread import spread_of
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class KernelSet(NamedTuple):
         product of activations with a weight, in the dtype of `x`, accumulated in float32; `w` in any dtype.
     einsums(specs, x, weights) -> ys
         the same for several weights that multiply the same activations.
+    precision
+        which weights' products are in 8 bits: the model hands those over as `lmx.layers.quantised.Coarse`.
     activation[name](x) -> y
         nonlinearities, see `lmx.layers.activations`.
     attention(q_BTNH, k_BSKH, v_BSKH, *, window, softcap, scale, q_positions_BT=, k_positions_BS=,
@@ -54,6 +58,7 @@ class KernelSet(NamedTuple):
     exchange: Literal["dense", "ragged"]
     cross_entropy: Callable[..., Losses]
     token_losses: Callable[..., jax.Array]
+    precision: Precision | None = None
 
 
 def plain_einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -108,12 +113,12 @@ def build(
     def attention_name(needs: Needs) -> str:
         return choice.chosen(config.attention, platform, n_devices, needs)
 
-    einsum = {"plain": plain_einsum, "cpu": cpu.einsum}
-    einsums = {"plain": plain_einsums, "cpu": cpu.einsums}
+    products = {"plain": (plain_einsum, plain_einsums), "cpu": (cpu.einsum, cpu.einsums)}
+    einsum, einsums = _in_formats(*products[chosen("products")])
     activation = {"plain": ACTIVATIONS, "cpu": cpu.CPU_ACTIVATIONS}
     return KernelSet(
-        einsum=einsum[chosen("products")],
-        einsums=einsums[chosen("products")],
+        einsum=einsum,
+        einsums=einsums,
         activation=activation[chosen("activations")],
         attention=_attention(config, attention_name, mesh=mesh, rules=rules),
         attention_name=attention_name,
@@ -122,6 +127,22 @@ def build(
         cross_entropy=cross_entropy,
         token_losses=token_losses,
     )
+
+
+def _in_formats(
+    one: Callable[..., Any], several: Callable[..., Any]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Both, for weights that may be `Coarse`."""
+
+    def einsum(spec: str, x: jax.Array, w: Any) -> jax.Array:
+        return quantised.einsum(spec, x, w) if isinstance(w, Coarse) else one(spec, x, w)
+
+    def einsums(specs: Sequence[str], x: jax.Array, weights: Sequence[Any]) -> tuple[jax.Array, ...]:
+        if any(isinstance(w, Coarse) for w in weights):
+            return tuple(einsum(spec, x, w) for spec, w in zip(specs, weights, strict=True))
+        return several(specs, x, weights)
+
+    return einsum, einsums
 
 
 def _group(config: Kernels, platform: str, auto: str) -> Callable[[jax.Array, int], Grouping]:

@@ -25,11 +25,12 @@ from lmx.layers.mlp import mlp
 from lmx.layers.moe import moe
 from lmx.layers.names import ATTENTION_OUT, BLOCK_INPUT, MLP_OUT, named
 from lmx.layers.norm import norm
-from lmx.models import pipeline
+from lmx.models import narrow, pipeline
 from lmx.models.config import Decoder
 from lmx.models.flops import decoder_flops
 from lmx.models.model import Model, Output
 from lmx.models.position import Rope
+from lmx.models.precision import Formats, formats_of, marked
 from lmx.models.remat import rematerialised
 from lmx.models.specs import Group, Kind, decoder_specs, layer_groups
 from lmx.sharding import Shard
@@ -46,6 +47,7 @@ class Network(NamedTuple):
     dtype: Any
     kernels: KernelSet
     shard: Shard
+    formats: Formats
 
     def norm(self, x: jax.Array, params: Tree) -> jax.Array:
         """The model's norm, in the dtype of `x`."""
@@ -55,12 +57,13 @@ class Network(NamedTuple):
 
 def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shard: Shard) -> Model:
     """The decoder that `config` describes, computing in `compute_dtype` from parameters of any dtype."""
-    network = Network(config, compute_dtype, kernels, shard)
+    specs = decoder_specs(config)
+    network = Network(config, compute_dtype, kernels, shard, formats_of(kernels.precision, specs))
     if (plan := pipeline.schedule(shard)) is not None:
         for group in layer_groups(config):
             pipeline.check(plan, group.repeats, config.n_layers)
     return Model(
-        specs=decoder_specs(config),
+        specs=specs,
         forward=partial(_forward, network),
         head=partial(_head, network),
         init_cache=partial(_init_cache, network),
@@ -129,7 +132,9 @@ def _forward(
         places = range(group.first, group.first + len(group.kinds))
         slots = None if cache is None else [_slot(cache, i) for i in places]
         key = None if keys[1] is None else jax.random.fold_in(keys[1], g)
-        stacks = [params["layers"][i] for i in places]
+        # With a cache there is nothing to train, and prepared weights are of another form.
+        formats = network.formats if cache is None else {}
+        stacks = [marked(formats, i, params["layers"][i]) for i in places]
         x_BTD, slots, more = _group(network, x_BTD, stacks, group, context, slots, key)
         filled += slots or []
         aux += more
@@ -166,6 +171,7 @@ def _gathered(config: Decoder, aux: list[Aux]) -> Aux:
 
 def _settle(config: Decoder, before: Tree, after: Tree, counts: Aux) -> tuple[Tree, Aux]:
     """See `Model.settle`: the routers' biases move by the loads of their experts alone."""
+    assert config.moe is not None
     sums = {name.removeprefix("count/"): value for name, value in counts.items()}
     stacks, first = [], 0
     for old, new in zip(before["layers"], after["layers"], strict=True):
@@ -192,7 +198,7 @@ def _embed(
     key: jax.Array | None,
 ) -> jax.Array:
     config, dtype = network.config, network.dtype
-    x_BTD = params["tokens"][tokens_BT].astype(dtype)
+    x_BTD = network.shard.looked_up(params["tokens"][tokens_BT].astype(dtype))
     if config.convolution.embedding:
         weights_CD = params["convolution"].astype(dtype)
         if cache is None:
@@ -258,12 +264,14 @@ def _layers(
     """Layers one after another. The cache goes along in the carry, so that it is updated in place."""
     config = network.config
 
-    def body(x_BTD: jax.Array, params: list[Tree], slots: Any, i: Any) -> tuple[jax.Array, Any, list[Aux]]:
+    scanned_over = config.layer_loop == "scan" and group.repeats > 1
+
+    def body(x_BTD: jax.Array, params: Any, slots: Any, i: Any) -> tuple[jax.Array, Any, list[Aux]]:
+        params = narrow.together(*params) if scanned_over else params
         slots = [s._replace(layer=i) for s in slots] if slots else None
         period_key = None if key is None else jax.random.fold_in(key, i)
         return _period(network, x_BTD, params, group, context, slots, period_key)
 
-    scanned_over = config.layer_loop == "scan" and group.repeats > 1
     if cache is None:
         body = rematerialised(body, config.remat, scanned=scanned_over)
     if not scanned_over:
@@ -274,11 +282,13 @@ def _layers(
             each.append(aux)
         return x_BTD, cache, jax.tree.map(lambda *parts: jnp.stack(parts), *each)
 
+    kept, carriers = narrow.apart(stacks, network.dtype)
+
     def scanned(carry: tuple, inputs: tuple) -> tuple[tuple, list[Aux]]:
         x_BTD, slots, aux = body(carry[0], inputs[0], carry[1], inputs[1])
         return (x_BTD, [s._replace(layer=0) for s in slots] if slots else None), aux
 
-    (x_BTD, cache), aux = jax.lax.scan(scanned, (x_BTD, cache), (stacks, jnp.arange(group.repeats)))
+    (x_BTD, cache), aux = jax.lax.scan(scanned, (x_BTD, cache), ((kept, carriers), jnp.arange(group.repeats)))
     return x_BTD, cache, aux
 
 

@@ -60,14 +60,17 @@ def build_model(config: Any, mesh: jax.sharding.Mesh, compute_dtype: str) -> tup
     """
     platform = mesh.devices.flat[0].platform
     shard = make_shard(mesh, config.mesh.rules, config.mesh.pipeline)
-    rules = shard.inside_stages().rules  # attention is computed there
-    kernels = config.kernels.build(platform, n_devices=mesh.size, mesh=mesh, rules=rules)
+    rules = shard.inside_stages().rules  # attention is computed there, the loss outside
+    kernels, inside = (
+        config.kernels.build(platform, n_devices=mesh.size, mesh=mesh, rules=r)
+        for r in (config.mesh.rules, rules)
+    )
     needs = config.model.attention_needs(compute_dtype)
     if needs is not None:
         kernels.attention_name(needs)  # says what cannot be, before anything is compiled
     block, context = config.kernels.attention_block, config.mesh.context_attention
-    attention = over_context(kernels.attention, mesh, rules, context, block=block)
-    kernels = kernels._replace(attention=attention)
+    attention = over_context(inside.attention, mesh, rules, context, block=block)
+    kernels = kernels._replace(attention=attention, precision=getattr(config, "precision", None))
     return config.model.build(compute_dtype=jnp.dtype(compute_dtype), kernels=kernels, shard=shard), kernels
 
 

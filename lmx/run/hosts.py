@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -130,6 +130,13 @@ def join(config: Distributed) -> None:
             f"distributed.coordinator_address={job.address}: process 0 cannot listen there ({error}); another port, "
             "or a host name of this machine"
         ) from None
+
+
+def anyhow(node: Mapping[str, Any]) -> dict[str, Any]:
+    """`distributed` as a run keeps it: how its processes found each other is no part of it, and differs next time."""
+    return {**node, "method": "auto"} | dict.fromkeys(
+        ("coordinator_address", "num_processes", "process_id", "local_devices")
+    )
 
 
 def _keep_stdout() -> None:

@@ -27,7 +27,7 @@ from lmx.io.run_dir import RunDir
 from lmx.params import path_name
 from lmx.run.build import Parts, build, make_state, to_devices, use_compile_cache
 from lmx.run.config import TrainConfig
-from lmx.run.hosts import require_same, several
+from lmx.run.hosts import anyhow, require_same, several
 from lmx.run.judge import Judge
 from lmx.run.length import total_steps
 from lmx.run.numbers import Throughput, describe, summary, words_at_end
@@ -93,7 +93,7 @@ class Run:
             _remove_if_empty(run_path)
             raise
         warm_up()
-        tree = {**composed.tree, "resume": None}
+        tree = {**composed.tree, "resume": None, "distributed": anyhow(composed.tree["distributed"])}
         self.start = 0
         self.checkpoints = Checkpoints(run_path / "checkpoints", self.config.checkpoint, warn=self._warn)
         self._log: sinks.Sinks | None = None
