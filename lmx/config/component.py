@@ -69,7 +69,8 @@ class Component(Config):
             return handler(data)
         target = data.pop("_target_")
         found = resolve_target(target, cls)
-        return handler(data) if found is cls else found.model_validate(data)
+        # With its name: a class that others derive from is still itself.
+        return handler(data) if found is cls else found.model_validate({**data, "_target_": target})
 
 
 def resolve_target(target: Any, base: type[Component]) -> type[Component]:

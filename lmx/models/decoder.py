@@ -38,6 +38,7 @@ from lmx.types import KVCache, Tree
 
 Aux = dict[str, jax.Array]
 _RESIDUAL = ("batch", "residual_length", "act_embed")
+_INSIDE = ("batch", "length", "act_embed")  # what attention and MLP read
 
 
 class Network(NamedTuple):
@@ -334,7 +335,7 @@ def _block(
 
     attend = latent_attention if config.attention.latent else attention
     x_BTD = named(x_BTD, BLOCK_INPUT)
-    h_BTD, cache = mixed(maybe_norm(x_BTD, "attention_norm", "pre"), "attention", cache)
+    h_BTD, cache = mixed(shard(maybe_norm(x_BTD, "attention_norm", "pre"), _INSIDE), "attention", cache)
     h_BTD, cache = attend(
         h_BTD,
         params["attention"],
@@ -347,9 +348,9 @@ def _block(
         kernels=kernels,
         shard=shard,
     )
-    h_BTD = named(maybe_norm(h_BTD, "attention_post_norm", "post"), ATTENTION_OUT)
+    h_BTD = named(maybe_norm(shard(h_BTD, _RESIDUAL), "attention_post_norm", "post"), ATTENTION_OUT)
     x_BTD = shard(x_BTD + _dropout(h_BTD, config.dropout, keys[0]), _RESIDUAL)
-    h_BTD, cache = mixed(maybe_norm(x_BTD, "mlp_norm", "pre"), "mlp", cache)
+    h_BTD, cache = mixed(shard(maybe_norm(x_BTD, "mlp_norm", "pre"), _INSIDE), "mlp", cache)
     aux: Aux = {}
     parts = {"config": config, "kernels": kernels, "shard": shard}
     if kind.feed_forward == "moe":
@@ -357,7 +358,7 @@ def _block(
         h_BTD, aux = moe(h_BTD, params["moe"] | {"router": router}, **parts)
     else:
         h_BTD = mlp(h_BTD, params["mlp"], **parts)
-    h_BTD = named(maybe_norm(h_BTD, "mlp_post_norm", "post"), MLP_OUT)
+    h_BTD = named(maybe_norm(shard(h_BTD, _RESIDUAL), "mlp_post_norm", "post"), MLP_OUT)
     return shard(x_BTD + _dropout(h_BTD, config.dropout, keys[1]), _RESIDUAL), cache, aux
 
 
