@@ -49,7 +49,10 @@ COMMANDS = (
                 "lmx compile experiment=quickstart topology=v6e:16x16 mesh=fsdp slices=2 trainer.global_batch_size=512",
                 "two slices",
             ),
-            ("lmx compile topology=v5e:2x2 mesh=fsdp 'programs=[train,eval,decode]'", "evaluation and decoding too"),
+            (
+                "lmx compile topology=v5e:2x2 mesh=fsdp 'programs=[train,eval,decode]'",
+                "evaluation and decoding too",
+            ),
             ("lmx compile topology=cpu:8 mesh=fsdp output=json", "the program that a CPU would run; as JSON"),
         ),
         literal=("trainer.sample.prompt",),

@@ -23,7 +23,10 @@ SMALL = [
     "trainer.global_batch_size=16",
     "model.layer_loop=scan",
 ]
-KEYS = ["devices", "device_kind", "argument_bytes", "temp_bytes", "peak_bytes", "hbm_bytes", "headroom", "largest_buffers", "collectives", "flops_per_step", "compile_time"]
+KEYS = {
+    *("devices", "device_kind", "argument_bytes", "temp_bytes", "peak_bytes", "hbm_bytes", "headroom"),
+    *("largest_buffers", "collectives", "flops_per_step", "compile_time"),
+}
 ENVIRONMENT = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
 
 
@@ -46,7 +49,7 @@ def test_all_groups_are_those_of_training():
 
 
 SAME = """
-import jax, sys
+import jax, re, sys
 jax.config.update("jax_num_cpu_devices", 8)
 from lmx.config.compose import Composer
 from lmx.data.dataset import row
@@ -70,7 +73,17 @@ parts = build_for(config, topology_devices(config))
 ahead = lower(config, parts, "train").compile()
 assert parts.mesh.size == 8
 assert "all-reduce" in ahead.as_text()
-assert ahead.as_text() == run.as_text()
+
+
+
+def instructions(compiled):
+    # All but where in the source a call came from: the two come from different lines of this program.
+    text = re.sub(r", metadata=\\{[^}]*\\}", "", compiled.as_text())
+    return text[text.index("\\n%") :]
+
+
+assert instructions(ahead) == instructions(run)
+assert len(instructions(run)) > 10_000
 print("the same")
 """
 
@@ -80,7 +93,7 @@ print("the same")
 )
 def test_the_program_is_the_one_that_a_run_compiles(more, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", SAME, *SMALL, "data.max_bytes=300k", *more],
+        [sys.executable, "-c", SAME, *SMALL, "data.max_bytes=4M", *more],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -95,7 +108,7 @@ def test_a_report_has_its_keys_and_comes_from_the_cache_again(tmp_path):
     first = lmx("compile", *words, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     told = json.loads(first.stdout)
-    assert set(KEYS) <= set(told)
+    assert set(told) >= KEYS
     assert set(told["programs"]) == {"train", "eval", "decode"}
     assert told["devices"] == 8
     assert told["peak_bytes"] == told["argument_bytes"] + told["output_bytes"] + told["temp_bytes"]
