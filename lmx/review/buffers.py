@@ -157,7 +157,9 @@ class _Walk:
 
     def _last_uses(self) -> None:
         for place, instruction in enumerate(self.computation.instructions):
-            for name in instruction.operands:
+            # Of a tuple only the part that is taken is used.
+            taken = instruction.opcode == "get-tuple-element"
+            for name in [instruction.name] if taken else instruction.operands:
                 for number in _flat(self.values.get(name, _EXTERNAL)):
                     if number >= 0:
                         self.dies[number] = max(self.dies[number], place)
