@@ -16,7 +16,7 @@ FLOORS = [
     ["params"],
     ["layers", "optim", "data", "io"],
     ["models"],
-    ["train", "infer", "review"],
+    ["train", "infer", "review", "launch"],
     ["run"],
     ["cli"],
 ]
