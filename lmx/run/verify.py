@@ -142,10 +142,12 @@ def _traces(
     found: dict[str, dict[str, Any]] = {}
     for name, step in steps.items():
         three = [runs[n, step].folder for n in (reference.name, twin.name, name)]
-        if any(path in failed for path in three):
+        why = next((failed[path].message for path in three if path in failed), None)
+        if why is not None:
+            found[name] = {"step": step, "forward": None, "backward": None, "error": why}
             continue
         first = compare_traces(*(Recorded(path) for path in three), tolerance=tolerance)  # type: ignore[misc]
-        found[name] = {"step": step, **{way: _shown(d) for way, d in first.items()}}
+        found[name] = {"step": step, "error": None, **{way: _shown(d) for way, d in first.items()}}
     return found
 
 

@@ -53,7 +53,9 @@ def _paragraph(row: dict[str, Any]) -> str:
         names = _some([_where(d) for d in tensors])
         lines.append(f"step {row['first']['step']}, the first that differs: {names}")
     trace = row["trace"]
-    if trace is not None:
+    if trace is not None and trace["error"] is not None:
+        lines.append(f"its activations could not be looked at: {trace['error']}")
+    elif trace is not None:
         for way in ("forward", "backward"):
             first = trace[way]
             said = "every named tensor of a layer agrees" if first is None else f"first {_where(first)}"

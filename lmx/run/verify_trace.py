@@ -50,7 +50,8 @@ def _evaluate(closed: Any, arguments: list[Any], taps: list[jax.Array]) -> tuple
         return variable.val if isinstance(variable, Literal) else known[variable]
 
     for equation in closed.jaxpr.eqns:
-        functions, knobs = equation.primitive.get_bind_params(equation.params)
+        bound = equation.primitive.get_bind_params(equation.params)
+        functions, knobs = bound if isinstance(bound, tuple) else ((), bound)  # older JAX: a pair
         results = equation.primitive.bind(*functions, *map(read, equation.invars), **knobs)
         if not equation.primitive.multiple_results:
             results = [results]
