@@ -12,10 +12,12 @@ import jax
 
 from lmx import params as param_tree
 from lmx.config.errors import requests
+from lmx.data.dataset import row
 from lmx.data.loader import batches, throughput
 from lmx.run.bench_config import BenchData, BenchTrain
-from lmx.run.build import build, make_state, to_devices, train_program, use_compile_cache
+from lmx.run.build import build, make_state, to_devices, use_compile_cache
 from lmx.run.numbers import Throughput
+from lmx.run.programs import StepPrograms
 from lmx.sharding.rows import rows_of_process
 
 
@@ -40,7 +42,7 @@ def bench_train(config: BenchTrain) -> dict[str, Any]:
         )
         parts = build(config, total_steps=total)
         state = make_state(config, parts)
-    step = train_program(config, parts, norms=False)
+    step = StepPrograms(config, parts, row(dataset.train, 0))
     part = rows_of_process(parts.batch_sharding)
     stream = batches(
         dataset.train,
@@ -52,7 +54,7 @@ def bench_train(config: BenchTrain) -> dict[str, Any]:
     wall, processor, losses, first = [], [], [], 0.0
     for batch in itertools.islice(stream, total):
         start, used = time.perf_counter(), time.process_time()
-        state, metrics = step(state, to_devices(batch, parts.batch_sharding))
+        state, metrics = step(state, to_devices(batch, parts.batch_sharding), norms=False)
         jax.block_until_ready(state)
         first = first or time.perf_counter() - began
         wall.append(time.perf_counter() - start)

@@ -74,6 +74,16 @@ def build_model(config: Any, mesh: jax.sharding.Mesh, compute_dtype: str) -> tup
     return config.model.build(compute_dtype=jnp.dtype(compute_dtype), kernels=kernels, shard=shard), kernels
 
 
+def for_inference(config: TrainConfig) -> TrainConfig:
+    """The configuration of a trained model where it is used: with the kernels that are best there, in no 8 bits.
+
+    It was trained with those of its run's devices, which may be others, and may have no kernel of those.
+    """
+    kernels = config.kernels.model_copy(update={"attention": "auto", "experts": "auto"})
+    precision = config.precision.model_copy(update={"products": {}})
+    return config.model_copy(update={"kernels": kernels, "precision": precision})
+
+
 def build(config: TrainConfig, *, total_steps: int, devices: Sequence[Any] | None = None) -> Parts:
     """All parts of a training run, on `devices` (None: those here).
 

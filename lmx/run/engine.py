@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from lmx.infer.engine import Engine
 from lmx.infer.prepare import prepare
-from lmx.run.build import build_model, use_compile_cache
+from lmx.run.build import build_model, for_inference, use_compile_cache
 from lmx.run.load import Loaded
 from lmx.sharding import make_mesh
 
@@ -26,7 +26,9 @@ def make_engine(loaded: Loaded, source: str, dtype: str, **knobs: Any) -> Engine
     mesh = make_mesh(loaded.config.mesh)
     if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu" and hasattr(model.config, "layer_loop"):
         unrolled = loaded.config.model.model_copy(update={"layer_loop": "unroll"})
-        model, _ = build_model(loaded.config.model_copy(update={"model": unrolled}), mesh, dtype)
+        model, _ = build_model(
+            for_inference(loaded.config).model_copy(update={"model": unrolled}), mesh, dtype
+        )
         params = jax.block_until_ready(prepare(params, jnp.dtype(dtype)))
         loaded.params = None
     tokenizer = loaded.tokenizer

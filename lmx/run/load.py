@@ -24,7 +24,7 @@ from lmx.layers.kernels import KernelSet
 from lmx.layers.loss import logits
 from lmx.models import hf
 from lmx.models.model import Model
-from lmx.run.build import build_model
+from lmx.run.build import build_model, for_inference
 from lmx.run.config import TrainConfig
 from lmx.sharding import make_mesh
 from lmx.types import Tree
@@ -177,7 +177,7 @@ def load(
     source = find(path, which)
     config = source.config
     mesh = make_mesh(config.mesh)
-    model, kernels = build_model(config, mesh, dtype)
+    model, kernels = build_model(for_inference(config), mesh, dtype)
     shardings = param_tree.shardings(model.specs, mesh, config.mesh.rules)
     if source.checkpoint is not None:
         params = hf.load_params(source.run, source.checkpoint, model.specs, shardings, dtype)

@@ -76,6 +76,9 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
     if needs is not None:
         asked = " (auto)" if config.kernels.attention == "auto" else ""
         lines.append(f"attention: {parts.kernels.attention_name(needs)}{asked}")
+    for name, products in config.precision.products.items():
+        patterns = products.path if isinstance(products.path, str) else ", ".join(products.path)
+        lines.append(f"{products.format}: products with {patterns} ({name})")
     for row in config.optimizer.table(specs):
         lines.append(
             f"  {row.rule}{'' if row.group == ALL_OTHERS else f' ({row.group})'}: "
