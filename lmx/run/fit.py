@@ -47,7 +47,7 @@ def fit_problems(config: TrainConfig, specs: Tree, sizes: Mapping[str, int]) -> 
     wrong = [e for e in of_model if e.size % ways(sizes, rules, e.axis)]
     better = _nearest_sizes(of_model, sizes, rules) if wrong else None
     problems = []
-    for extent in [*_trainer_extents(config), *wrong]:
+    for extent in [*_trainer_extents(config, sizes), *wrong]:
         parts = ways(sizes, rules, extent.axis) * extent.multiple
         if extent.size % parts == 0:
             continue
@@ -69,8 +69,18 @@ def fit_problems(config: TrainConfig, specs: Tree, sizes: Mapping[str, int]) -> 
     return problems
 
 
-def _trainer_extents(config: TrainConfig) -> list[Extent]:
+def _pipeline_parts(config: TrainConfig, sizes: Mapping[str, int]) -> int:
+    """Into how many micro-batches of a pipeline each device's rows are cut."""
+    if config.mesh.pipeline is None or math.prod(sizes.values()) == 1:
+        return 1
+    stage = split_axes(config.mesh.rules, "layers")[0]
+    among = stage in split_axes(config.mesh.rules, "batch")
+    return config.mesh.pipeline.micro_batches // (sizes[stage] if among else 1)
+
+
+def _trainer_extents(config: TrainConfig, sizes: Mapping[str, int]) -> list[Extent]:
     trainer, rules = config.trainer, config.mesh.rules
+    stages = _pipeline_parts(config, sizes)
     sequences, length = trainer.batch_sequences(), trainer.sequence_length
     counted = f"a batch of {sequences} sequences"
     if trainer.accumulation > 1:
@@ -81,7 +91,7 @@ def _trainer_extents(config: TrainConfig) -> list[Extent]:
         sequences,
         "batch",
         None if tokens else "trainer.global_batch_size",
-        trainer.accumulation,
+        trainer.accumulation * stages,
     )
     ring = 2 if config.mesh.context_attention == "ring" and split_axes(rules, "length") else 1
     key = "trainer.sequence_length"
@@ -92,6 +102,7 @@ def _trainer_extents(config: TrainConfig) -> list[Extent]:
             trainer.eval_batch_size,
             "batch",
             "trainer.eval_batch_size",
+            stages,
         ),
         Extent(f"a sequence of {length} tokens", length, "length", key, ring),
         Extent(f"a sequence of {length} tokens", length, "residual_length", key),

@@ -14,11 +14,12 @@ from lmx import params as param_tree
 from lmx.config.overrides import write_value
 from lmx.data.pretrained import IdsOnly
 from lmx.io.progress import readable
+from lmx.models import pipeline
 from lmx.models.model import Flops
 from lmx.optim.groups import ALL_OTHERS
 from lmx.run.build import Parts
 from lmx.run.config import TrainConfig
-from lmx.sharding import describe_mesh
+from lmx.sharding import describe_mesh, make_shard
 from lmx.train.hardware import peak_flops
 
 WARM_UP_STEPS = 5
@@ -72,6 +73,9 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
         f"{readable(held.get('tokens', 0))} to evaluate on",
         describe_mesh(parts.mesh) + (f", preset {config.mesh.preset}" if config.mesh.preset else ""),
     ]
+    plan = pipeline.schedule(make_shard(parts.mesh, config.mesh.rules, config.mesh.pipeline))
+    if plan is not None:
+        lines.append(pipeline.describe(plan))
     needs = config.model.attention_needs(trainer.compute_dtype)
     if needs is not None:
         asked = " (auto)" if config.kernels.attention == "auto" else ""

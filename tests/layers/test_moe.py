@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +15,14 @@ from lmx.layers.moe import moe_specs, route
 from tests.layers.test_kernels import close
 from tests.support import build_model, model_config
 
+MEGABLOX = partial(grouped.megablox, interpret=True)
+SIZES = [(1, 2, 4), (7, 1, 3), (40, 2, 3), (64, 3, 8)]
 
-@pytest.mark.parametrize("way", [grouped.ragged, grouped.blocks])
-@pytest.mark.parametrize(("m", "choices", "n"), [(1, 2, 4), (7, 1, 3), (40, 2, 3), (64, 3, 8)])
+
+@pytest.mark.parametrize(
+    ("way", "m", "choices", "n"),
+    [(way, *sizes) for way in (grouped.ragged, grouped.blocks) for sizes in SIZES] + [(MEGABLOX, *SIZES[-1])],
+)
 def test_each_pair_meets_its_own_expert(way, m, choices, n):
     """Values and gradients of the product, whatever the load; one expert stays without tokens."""
     keys = jax.random.split(jax.random.key(m), 4)
@@ -35,6 +42,48 @@ def test_each_pair_meets_its_own_expert(way, m, choices, n):
     got, pull = jax.vjp(product, x, w)
     want, pull_want = jax.vjp(lambda x, w: jnp.einsum("md,mjdf->mjf", x, w[experts]), x, w)
     close((got, pull(g)), (want, pull_want(g)), 1e-4)
+
+
+@pytest.mark.parametrize("way", [grouped.ragged, grouped.blocks, MEGABLOX])
+def test_pairs_that_belong_nowhere_leave_the_others_alone(way):
+    """Experts numbered n and above have no weight: what their rows hold reaches no result and no gradient."""
+    m, n, keys = 24, 4, jax.random.split(jax.random.key(0), 4)
+    experts = jax.random.randint(keys[0], (m, 2), 0, n + 1)
+    x, w = jax.random.normal(keys[1], (m, 6)), jax.random.normal(keys[2], (n, 6, 5))
+    g, known = jax.random.normal(keys[3], (m, 2, 5)), (experts < n)[..., None]
+
+    def product(x, w):
+        grouping = way(experts, n)
+        rows = jnp.where((grouping.experts < n)[:, None], x[grouping.tokens], 0)
+        y = grouping.product(rows, w).at[grouping.rows].get(mode="clip")
+        return jnp.where(known, y, 0)
+
+    def both(f, w, g):
+        y, pull = jax.vjp(f, x, w)
+        return y, pull(g)
+
+    got = jax.jit(both, static_argnums=0)(product, w, g)
+    padded = jnp.concatenate([w, jnp.zeros((1, 6, 5))])
+    dense = lambda x, w: jnp.einsum("md,mjdf->mjf", x, w[experts])
+    y, (dx, dw) = jax.jit(both, static_argnums=0)(dense, padded, g * known)
+    close(got, (y, (dx, dw[:n])), 1e-4)
+
+
+@pytest.mark.parametrize("way", [grouped.ragged, MEGABLOX])
+def test_products_can_be_mapped(way):
+    """As in the stages of a pipeline."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    experts = jax.random.randint(keys[0], (2, 8, 2), 0, 3)
+    x, w = jax.random.normal(keys[1], (2, 8, 6)), jax.random.normal(keys[2], (2, 3, 6, 5))
+
+    def f(experts, x, w):
+        grouping = way(experts, 3)
+        return (grouping.product(x[grouping.tokens], w)[grouping.rows] ** 2).sum()
+
+    one = jax.value_and_grad(f, (1, 2))
+    mapped = jax.jit(jax.vmap(one))(experts, x, w)
+    each = [jax.jit(one)(*args) for args in zip(experts, x, w, strict=True)]
+    close(mapped, jax.tree.map(lambda *parts: jnp.stack(parts), *each), 1e-5)
 
 
 def choose(logits, **changes):

@@ -59,3 +59,13 @@ def test_the_error_is_of_the_request():
     with pytest.raises(ConfigError) as error:
         check_fit(config, decoder_specs(config.model), SimpleNamespace(shape={"fsdp": 4}))
     assert error.value.exit_code == 2
+
+
+def test_micro_batches_of_a_pipeline_are_split_too():
+    found = problems(
+        "pipeline", {"stage": 2, "fsdp": 4}, trainer={"global_batch_size": 16, "eval_batch_size": 32}
+    )
+    assert [(p.key, p.fix) for p in found] == [
+        ("trainer.global_batch_size", "trainer.global_batch_size=32"),
+    ]
+    assert problems("pipeline", {"stage": 1, "fsdp": 1}) == []
