@@ -86,7 +86,14 @@ SMALL = [
     *("model.n_layers=2", "model.d_model=32", "model.n_heads=2", "trainer.sequence_length=32"),
     *("trainer.global_batch_size=8", "trainer.eval_batch_size=8", "trainer.eval_sequences=16"),
     *("trainer.eval_every=null", "trainer.log_every=1", "trainer.sample.tokens=4", "checkpoint.every=null"),
-    *("logging=quiet", "logging.tensorboard=false", "mesh=fsdp", "optimizer=adamw", "schedule=constant"),
+    *(
+        "logging=quiet",
+        "logging.tensorboard=false",
+        "mesh=fsdp",
+        "optimizer=adamw",
+        "schedule=constant",
+        "schedule.warmup=0",
+    ),
 ]
 
 
@@ -156,6 +163,7 @@ def test_two_processes_equal_one_stop_together_and_go_on_as_another_number(tmp_p
     np.testing.assert_allclose(list(got.values()), list(expected.values()), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_process_with_another_configuration_ends_all_at_once(tmp_path):
     run = tmp_path / "run"
     overrides = [*SMALL, "trainer.steps=1000", f"hydra.run.dir={run}"]
