@@ -150,12 +150,14 @@ class Target(Component):
         """Starts every process and returns. `resume`: go on from the newest checkpoint, which is there."""
         raise NotImplementedError
 
-    def poll(self, plan: Plan, attempt: Attempt) -> Seen:
-        """What is known now. Brings what the hosts have logged since into `plan.attempt_folder(number)`."""
+    def poll(self, plan: Plan, attempt: Attempt, *, logs: bool = True) -> Seen:
+        """What is known now. `logs`: brings what the hosts have logged since into `plan.attempt_folder(number)`;
+        only one process at a time may do that, the one that holds `driver.lock`."""
         raise NotImplementedError
 
-    def stop(self, plan: Plan, attempt: Attempt, *, grace: float = DEFAULT_GRACE) -> None:
-        """SIGTERM to the attempt's processes, after `grace` seconds SIGKILL; returns when they have ended."""
+    def stop(self, plan: Plan, attempt: Attempt, *, grace: float = DEFAULT_GRACE) -> list[str]:
+        """SIGTERM to the attempt's processes, after `grace` seconds SIGKILL; returns when they have ended, with a
+        message for each host that could not be asked."""
         raise NotImplementedError
 
     def release(self, plan: Plan) -> None:

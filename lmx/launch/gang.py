@@ -1,0 +1,225 @@
+"""The processes of one attempt over several hosts, through the agent on each: started, seen and stopped together."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmx.config.errors import RequestError
+from lmx.io.files import read_json, write_atomic
+from lmx.launch.host import Host, Unreachable
+from lmx.launch.target import Attempt, Plan, Seen, Step, Task, command_of, each, environment_of
+
+CALL_TIMEOUT = 60.0
+POLL_TIMEOUT = 20.0
+
+
+class Layout(NamedTuple):
+    """Where the processes of a run are.
+
+    per_host     processes on each host
+    workdir      working directory on the hosts
+    code         folder on the hosts that is put on PYTHONPATH; None: lmx is installed there
+    coordinator  host:port of process 0
+    environment  variables beside those of the plan
+    local        the hosts are this machine, logs are written where they are read
+    """
+
+    hosts: tuple[Host, ...]
+    per_host: int
+    workdir: str
+    coordinator: str
+    environment: Mapping[str, str]
+    code: str | None = None
+    local: bool = False
+    lost_after: float = 45.0
+
+
+def request_of(plan: Plan, layout: Layout, host: int, number: int, *, resume: bool) -> dict[str, Any]:
+    """What the agent of a host is asked to start."""
+    count = len(layout.hosts) * layout.per_host
+    folder = _folder(plan, layout, host, number)
+    python = layout.hosts[host].python
+    tasks = [
+        {
+            "index": i,
+            "argv": list(command_of(python, "{folder}/config.yaml", plan.run_dir, resume=resume)),
+            "environment": {
+                **layout.environment,
+                **plan.environment,
+                **environment_of(i, count, layout.coordinator),
+            },
+        }
+        for i in range(host * layout.per_host, (host + 1) * layout.per_host)
+    ]
+    return {
+        "folder": folder,
+        "cwd": layout.workdir,
+        "tasks": tasks,
+        "run_dir": plan.run_dir if host == 0 else None,
+        "reset": number if number and not resume else None,
+        "files": {"config.yaml": plan.config.read_text(encoding="utf-8") if plan.config.exists() else ""},
+        "path": layout.code,
+    }
+
+
+def _folder(plan: Plan, layout: Layout, host: int, number: int) -> str:
+    if layout.local:
+        return str(plan.attempt_folder(number).absolute())
+    return f"{layout.workdir}/launches/{plan.run}/{number}/host-{host}"
+
+
+def steps(plan: Plan, layout: Layout) -> list[Step]:
+    """The calls that start the first attempt."""
+    return [
+        host.step("start", **request_of(plan, layout, i, 0, resume=False))
+        for i, host in enumerate(layout.hosts)
+    ]
+
+
+def on_all(hosts: Sequence[Host], call: Callable[[int], Any]) -> list[Any]:
+    """`call(i)` on every host at once; one RequestError with everything that went wrong anywhere."""
+
+    def guarded(i: int) -> tuple[Any, str | None]:
+        try:
+            return call(i), None
+        except (Unreachable, RequestError) as error:
+            return None, str(error)
+
+    found = each(guarded, len(hosts))
+    wrong = [message for _, message in found if message is not None]
+    if wrong:
+        raise RequestError("\n".join(wrong))
+    return [answer for answer, _ in found]
+
+
+def start(plan: Plan, layout: Layout, number: int, *, resume: bool) -> Attempt:
+    """Starts every process, on all hosts at once; where one host refuses, those that were started are stopped."""
+    handle = {
+        "hosts": [host._asdict() for host in layout.hosts],
+        "per_host": layout.per_host,
+        "folders": [_folder(plan, layout, i, number) for i in range(len(layout.hosts))],
+        "workdir": layout.workdir,
+        "run_dir": plan.run_dir,
+        "local": layout.local,
+        "lost_after": layout.lost_after,
+        "began": time.time(),
+    }
+    attempt = Attempt(number, handle)
+
+    def begin(i: int) -> Any:
+        request = request_of(plan, layout, i, number, resume=resume)
+        return layout.hosts[i].call("start", timeout=CALL_TIMEOUT, **request)
+
+    try:
+        on_all(layout.hosts, begin)
+    except RequestError:
+        stop(attempt, grace=0)
+        raise
+    return attempt
+
+
+def _hosts(attempt: Attempt) -> list[Host]:
+    return [Host(h["name"], tuple(h["way"]), h["python"]) for h in attempt.handle["hosts"]]
+
+
+def _tasks(attempt: Attempt, host: int) -> range:
+    count = attempt.handle["per_host"]
+    return range(host * count, (host + 1) * count)
+
+
+def poll(plan: Plan, attempt: Attempt, *, logs: bool) -> Seen:
+    """Asks every host at once. One that has not answered for `lost_after` seconds counts as lost."""
+    hosts, folder = _hosts(attempt), plan.attempt_folder(attempt.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    collect = logs and not attempt.handle["local"]
+    before = read_json(folder / "seen.json") or {}
+
+    def ask(i: int) -> dict[str, Any]:
+        # A host that has ended is not asked again: it may be gone by now.
+        known = before.get(str(i), {})
+        if known.get("complete"):
+            return known
+        offsets = {
+            n: _size(folder / f"task-{n}") for t in _tasks(attempt, i) for n in (f"{t}.log", f"{t}.out")
+        }
+        arguments: dict[str, Any] = {"offsets": offsets} if collect else {}
+        if i == 0:
+            arguments |= {"cwd": attempt.handle["workdir"], "run_dir": attempt.handle["run_dir"]}
+        try:
+            answer = hosts[i].call(
+                "poll",
+                timeout=POLL_TIMEOUT,
+                folder=attempt.handle["folders"][i],
+                tasks=list(_tasks(attempt, i)),
+                **arguments,
+            )
+        except (Unreachable, RequestError) as error:
+            return {**known, "silent": str(error)}
+        texts = answer.pop("texts")
+        for name, text in texts.items():
+            _append(folder / f"task-{name}", base64.b64decode(text))
+        ended = all(task["state"] in ("ended", "lost") for task in answer["tasks"].values())
+        complete = ended and (attempt.handle["local"] or (collect and not any(texts.values())))
+        return {**answer, "heard": time.time(), "complete": complete}
+
+    found = each(ask, len(hosts))
+    write_atomic(folder / "seen.json", json.dumps({str(i): f for i, f in enumerate(found)}))
+    tasks = [task for i, host in enumerate(hosts) for task in _seen(attempt, i, host, found[i])]
+    return Seen(tuple(tasks), found[0].get("step"), found[0].get("checkpoint"))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _append(path: Path, data: bytes) -> None:
+    if data:
+        with open(path, "ab") as stream:
+            stream.write(data)
+
+
+def _seen(attempt: Attempt, index: int, host: Host, found: dict[str, Any]) -> list[Task]:
+    heard = found.get("heard", attempt.handle["began"])
+    silent = time.time() - heard if "silent" in found else 0.0
+    tasks = []
+    for i in _tasks(attempt, index):
+        known = found.get("tasks", {}).get(str(i), {"state": "waiting"})
+        task = Task(
+            i,
+            host.name,
+            known["state"],
+            known.get("exit_code", 1 if known["state"] == "lost" else None),
+            known.get("ended"),
+            known.get("message", ""),
+        )
+        if task.state in ("waiting", "running") and silent:
+            message = f"{host.name} has not answered for {silent:.0f} s: {found['silent']}"
+            task = task._replace(message=message)
+            if silent > attempt.handle["lost_after"]:
+                task = task._replace(state="lost", exit_code=1, ended=heard)
+        elif task.state == "waiting" and not found.get("tasks"):
+            task = task._replace(message="not asked yet")
+        tasks.append(task)
+    return tasks
+
+
+def stop(attempt: Attempt, *, grace: float) -> list[str]:
+    """Stops the attempt's processes on every host at once; what went wrong on hosts that do not answer."""
+    hosts = _hosts(attempt)
+
+    def end(i: int) -> str | None:
+        try:
+            tasks = list(_tasks(attempt, i))
+            hosts[i].call(
+                "stop", timeout=grace + 30, folder=attempt.handle["folders"][i], tasks=tasks, grace=grace
+            )
+        except (Unreachable, RequestError) as error:
+            return str(error)
+        return None
+
+    return [message for message in each(end, len(hosts)) if message is not None]
