@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,10 @@ class Command:
     implied     (key, option): an override of the key chooses the option, `group=name`, unless the group is chosen
     literal     keys whose text is taken as it is written: commas, brackets, spaces at its end
     extendable  patterns of the keys that may change what is computed when a run goes on
+    positional  key of a word that stands alone: `lmx launch status RUN` sets `run`
     listed      (group, key): options of the group, separated by commas, are listed under the key; the first is chosen
+    collects    (key, own): overrides of other keys than those of `own` are collected, as they are, under the key
+    positional  the key that a word without `=` is the value of
     """
 
     name: str
@@ -40,9 +44,16 @@ class Command:
     literal: tuple[str, ...] = ()
     extendable: tuple[str, ...] = ()
     listed: tuple[tuple[str, str], ...] = ()
+    positional: str | None = None
+    collects: tuple[str, tuple[str, ...]] | None = None
+    positional: str | None = None
 
     def with_implied(self, overrides: Sequence[str]) -> list[str]:
         """The overrides, before them the options that follow from them; lists of options under their keys."""
+        if self.positional is not None:
+            overrides = [_named(line, self.positional) for line in overrides]
+        if self.collects is not None:
+            overrides = _collected(overrides, *self.collects)
         for group, key in self.listed:
             overrides = [word for line in overrides for word in _listed(line, group, key)]
         given = {name.lstrip("+"): value for name, _, value in (line.partition("=") for line in overrides)}
@@ -69,3 +80,19 @@ def _listed(line: str, group: str, key: str) -> list[str]:
     if name != group or not equals:
         return [line]
     return [f"{group}={options.split(',')[0]}", f"{key}=[{options}]"]
+
+
+def _named(line: str, key: str) -> str:
+    from lmx.config.overrides import write_value
+
+    return line if "=" in line or line.startswith("~") else f"{key}={write_value(line)}"
+
+
+def _collected(overrides: Sequence[str], key: str, own: Sequence[str]) -> list[str]:
+    from lmx.config.overrides import write_value
+
+    kept, others = [], []
+    for line in overrides:
+        name = line.lstrip("+~").partition("=")[0]
+        (kept if re.split(r"[./@]", name)[0] in own else others).append(line)
+    return [*kept, f"{key}={write_value(others)}"] if others else kept

@@ -152,6 +152,10 @@ def execute(command: Command, arguments: list[str]) -> int:
         print(command_page(command, arguments), end="")
         return DONE
     try:
+        if "--frozen" in arguments:
+            from lmx.cli.frozen import run_frozen
+
+            return run_frozen(command, arguments)
         return _execute(command, arguments)
     except KeyboardInterrupt:
         print(f"lmx {command.name}: interrupted", file=sys.stderr)
@@ -233,7 +237,9 @@ def _sweep(task: Task, flags: list[str], overrides: list[str]) -> int:
         raise ConfigError(sweep.problems, name)
     task.multirun, task.collect = True, sweep.complete
     task.points = {tuple(point.overrides): point.composed for point in sweep.points}
-    print(f"lmx {name}: {counted(len(sweep.points), 'point')} to run", file=sys.stderr)
+    points = counted(len(sweep.points), "point")
+    told = f"{points} to run" if sweep.complete else f"{points} checked; the sweeper chooses which to run"
+    print(f"lmx {name}: {told}", file=sys.stderr)
     try:
         code = _enter(task, [*flags, *overrides])
     except JobFailed as error:
