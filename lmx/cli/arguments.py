@@ -28,8 +28,6 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     options, rest = parser.parse_known_args(list(arguments))
     flags = {name: action.nargs != 0 for action in parser._actions for name in action.option_strings}
     words, wrong = _without_dashes(rest, {"--help": False} | flags, command.name)
-    if command.positional is not None:
-        words = [_named(word, command.positional) for word in words]
     if command.literal and not options.multirun:
         from lmx.config.overrides import taken_literally
 
@@ -43,13 +41,6 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
         )
         raise ConfigError([*wrong, *composer.check(options.overrides)[1]], command.name)
     return options
-
-
-def _named(word: str, key: str) -> str:
-    """A word that stands alone as the value of `key`."""
-    from lmx.config.overrides import write_override
-
-    return word if "=" in word or word.startswith("~") else write_override(key, word)
 
 
 def _without_dashes(

@@ -27,7 +27,6 @@ class Command:
     implied     (key, option): an override of the key chooses the option, `group=name`, unless the group is chosen
     literal     keys whose text is taken as it is written: commas, brackets, spaces at its end
     extendable  patterns of the keys that may change what is computed when a run goes on
-    positional  key of a word that stands alone: `lmx launch status RUN` sets `run`
     listed      (group, key): options of the group, separated by commas, are listed under the key; the first is chosen
     collects    (key, own): overrides of other keys than those of `own` are collected, as they are, under the key
     positional  the key that a word without `=` is the value of
@@ -46,7 +45,6 @@ class Command:
     listed: tuple[tuple[str, str], ...] = ()
     positional: str | None = None
     collects: tuple[str, tuple[str, ...]] | None = None
-    positional: str | None = None
 
     def with_implied(self, overrides: Sequence[str]) -> list[str]:
         """The overrides, before them the options that follow from them; lists of options under their keys."""
