@@ -7,6 +7,8 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,6 @@ from lmx.cli.command import Command
 
 def prepare(composed: Any, run_dir: Path) -> None:
     """Tokenises `data` into shards in the directory `to`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from lmx.config.errors import requests
     from lmx.config.text import counted
     from lmx.data import prepare as preparing
@@ -34,16 +33,9 @@ def prepare(composed: Any, run_dir: Path) -> None:
             _choice_of_tokenizer(composed),
         )
         workers = preparing.default_workers() if config.workers is None else config.workers
-        columns = (TextColumn("tokenising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         began = time.perf_counter()
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None)
-            index = preparing.prepare(
-                recipe,
-                directory,
-                workers=workers,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+        with _progress() as progress:
+            index = preparing.prepare(recipe, directory, workers=workers, progress=progress)
     seconds = time.perf_counter() - began
     if config.output == "json":
         print(json.dumps({"to": str(directory), "seconds": seconds, **index}))
@@ -58,6 +50,29 @@ def prepare(composed: Any, run_dir: Path) -> None:
         print("documents " + ", ".join(f"{name}: {count:,}" for name, count in left_out.items()))
     words = ["lmx", "train", "data=tokens", f"data.path={directory}", *_choice_of_tokenizer(composed)]
     print(f"next: {shlex.join(words)}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Takes parts done and parts in all: a bar on a terminal, a line every ten seconds elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not sys.stderr.isatty():
+        said = time.perf_counter()
+
+        def say(done: int, total: int) -> None:
+            nonlocal said
+            if time.perf_counter() - said >= 10:
+                said = time.perf_counter()
+                print(f"tokenising: {done} of {total} parts", file=sys.stderr, flush=True)
+
+        yield say
+        return
+    columns = (TextColumn("tokenising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _choice_of_tokenizer(composed: Any) -> tuple[str, ...]:

@@ -103,6 +103,18 @@ def test_a_sweep_with_a_bad_point_does_not_start(call, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_optuna_minimises_what_the_command_returns(call, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.sampler.seed=0"]
+    done = call("-m", *words, "steps=range(20,60)", "model=choice(small,big)")
+    assert done.returncode == 0, done.stderr
+    ran = [int(line.split(" for ")[1].split()[0]) for line in done.stdout.splitlines()]
+    assert len(ran) == 6
+    assert f"Best value: {1 / max(ran)}" in done.stderr
+    assert "alembic" not in done.stderr
+    assert "the sweeper chooses which to run" in done.stderr
+
+
 def test_a_sweep_stops_where_a_job_is_preempted(call, tmp_path):
     done = call("-m", "steps=20,14,30")
     assert done.returncode == 75

@@ -112,6 +112,39 @@ def test_goes_on_after_a_kill(tmp_path):
     assert texts_in(tmp_path / "out") == texts
 
 
+def test_workers_end_with_their_parent(tmp_path):
+    corpus(tmp_path / "in", 4000)
+    program = (
+        "import sys, os, time; from pathlib import Path; from tests.data.test_prepare import recipe; "
+        "from lmx.data.prepare import prepare\n"
+        "if __name__ == '__main__':\n"
+        "    prepare(recipe(Path(sys.argv[1])), Path(sys.argv[2]), workers=2,\n"
+        "            progress=lambda done, total: (time.sleep(60) if done else None))\n"
+    )
+    script = tmp_path / "go.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "in"), str(tmp_path / "out")], env=environment
+    )
+
+    def processes() -> list[tuple[int, int]]:
+        listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+        return [(int(pid), int(parent)) for pid, parent in map(str.split, listed.stdout.splitlines())]
+
+    deadline = time.time() + 120
+    while not (tmp_path / "out/00000.json").exists():
+        assert time.time() < deadline
+        time.sleep(0.05)
+    children = {pid for pid, parent in processes() if parent == process.pid}
+    assert len(children) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while children & {pid for pid, _ in processes()}:
+        assert time.time() < deadline
+        time.sleep(0.05)
+
+
 def _prepare_in(folder: str, out: str) -> None:
     prepare(recipe(Path(folder)), Path(out), workers=0)
 
