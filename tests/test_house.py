@@ -18,6 +18,7 @@ FLOORS = [
     ["models"],
     ["train", "infer", "review", "launch"],
     ["run"],
+    ["sweep"],
     ["cli"],
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

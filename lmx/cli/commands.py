@@ -20,6 +20,11 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "train": Entry("lmx.cli.train", "train a model, or a sweep of models; go on with a run"),
+    "launch": Entry("lmx.cli.launch", "start a run on one or many hosts, and look after it"),
+    "launch status": Entry("lmx.cli.launch", "what launched runs do"),
+    "launch logs": Entry("lmx.cli.launch", "the log of a process of a launched run"),
+    "launch stop": Entry("lmx.cli.launch", "end a launched run"),
+    "launch attach": Entry("lmx.cli.launch", "follow a launched run, look after it where nobody does"),
     "eval": Entry("lmx.cli.eval", "loss, perplexity and bits per byte of a checkpoint"),
     "generate": Entry("lmx.cli.generate", "continue prompts with a checkpoint"),
     "chat": Entry("lmx.cli.chat", "a conversation in the terminal"),
@@ -27,6 +32,10 @@ COMMANDS: dict[str, Entry] = {
     "compile": Entry("lmx.cli.compile", "compile for devices that are not here, and show what programs take"),
     "tune memory": Entry("lmx.cli.tune", "find the micro-batch and rematerialisation that fit a device"),
     "runs": Entry("lmx.cli.runs", "list, compare and plot runs"),
+    "sweep run": Entry("lmx.cli.sweep", "freeze a sweep of training runs and run it on a pool of pods"),
+    "sweep status": Entry("lmx.cli.sweep", "jobs of a sweep, their progress, the time that is left"),
+    "sweep resume": Entry("lmx.cli.sweep", "go on with a sweep whose driver was stopped or killed"),
+    "sweep cancel": Entry("lmx.cli.sweep", "end the running jobs of a sweep; they save first"),
     "data prepare": Entry("lmx.cli.data", "tokenise text into shards"),
     "data inspect": Entry("lmx.cli.data", "show batches as training sees them"),
     "tokenizer train": Entry("lmx.cli.tokenizer", "learn a tokenizer from text"),

@@ -1,0 +1,102 @@
+"""`lmx sweep run | status | resume | cancel`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lmx.cli.command import Command
+
+
+def run_new(composed: Any, run_dir: Path) -> None:
+    """Freezes a sweep and runs it."""
+    from lmx.sweep import command
+
+    _show(composed.config, command.run(composed))
+
+
+def resume(composed: Any, run_dir: Path) -> None:
+    """Goes on with a sweep."""
+    from lmx.sweep import command
+
+    _show(composed.config, command.resume(composed.config))
+
+
+def status(composed: Any, run_dir: Path) -> None:
+    """Shows how a sweep goes."""
+    from lmx.sweep.command import find
+    from lmx.sweep.status import watch
+
+    watch(find(composed.config.sweep), how=composed.config.watch, output=composed.config.output)
+
+
+def cancel(composed: Any, run_dir: Path) -> None:
+    """Ends the running jobs of a sweep."""
+    from lmx.sweep import command
+
+    folder = command.find(composed.config.sweep)
+    said = command.cancel(folder, composed.config.timeout)
+    if composed.config.output == "json":
+        from lmx.io.files import to_json
+
+        print(to_json({"sweep": str(folder), "message": said}))
+    else:
+        print(f"{folder}: {said}")
+
+
+def _show(config: Any, folder: Path) -> None:
+    from lmx.sweep.status import watch
+
+    if (folder / "sweep.json").exists() and not config.detach:
+        watch(folder, how="never", output=config.output)
+
+
+COMMANDS = (
+    Command(
+        name="sweep run",
+        summary="freeze a sweep of training runs and run it on a pool of pods",
+        schema="lmx.sweep.config:SweepRun",
+        function=run_new,
+        keys=("dir", "pool", "pool.size", "retries.max_failures", "detach", "dry_run", "output"),
+        examples=(
+            ("lmx sweep run optimizer.learning_rate=1e-3,3e-3 trainer.seed=0,1", "four runs, two at a time"),
+            ("lmx sweep run model=tiny,nano pool.size=4 pool.cores=divided detach=true", "in the background"),
+            ("lmx sweep run trainer.seed=0,1 dry_run=true", "show the jobs, start nothing"),
+        ),
+        collects=(
+            "overrides",
+            ("overrides", "pool", "retries", "dir", "poll", "detach", "dry_run", "output"),
+        ),
+    ),
+    Command(
+        name="sweep status",
+        summary="jobs of a sweep, their progress, the time that is left",
+        schema="lmx.sweep.config:SweepStatus",
+        function=status,
+        keys=("sweep", "watch", "output"),
+        examples=(("lmx sweep status sweeps/DIR", "one table; on a terminal it stays and follows"),),
+        positional="sweep",
+    ),
+    Command(
+        name="sweep resume",
+        summary="go on with a sweep whose driver was stopped or killed",
+        schema="lmx.sweep.config:SweepResume",
+        function=resume,
+        keys=("sweep", "pool", "max_failures", "max_preemptions", "detach", "output"),
+        examples=(
+            ("lmx sweep resume sweeps/DIR", "what is done stays; running jobs are found again"),
+            ("lmx sweep resume sweeps/DIR max_failures=10", "try failed jobs again"),
+            ("lmx sweep resume sweeps/DIR pool=local pool.size=8", "on other pods"),
+        ),
+        positional="sweep",
+    ),
+    Command(
+        name="sweep cancel",
+        summary="end the running jobs of a sweep; they save first",
+        schema="lmx.sweep.config:SweepCancel",
+        function=cancel,
+        keys=("sweep", "timeout", "output"),
+        examples=(("lmx sweep cancel sweeps/DIR", "`lmx sweep resume sweeps/DIR` goes on"),),
+        positional="sweep",
+    ),
+)

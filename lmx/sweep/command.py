@@ -1,0 +1,173 @@
+"""What the commands `lmx sweep run | resume | status | cancel` do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lmx.config.errors import DONE, STOPPED, LmxError, RequestError, Resumable
+from lmx.config.text import counted
+from lmx.run.config import TrainConfig
+from lmx.sweep import attempt
+from lmx.sweep.config import Pool, Retries, SweepRun
+from lmx.sweep.driver import Driver, Hooks
+from lmx.sweep.events import driver, read_events, states
+from lmx.sweep.freeze import freeze, make_plan, points
+from lmx.sweep.plan import Plan, read_plan, write_plan
+from lmx.sweep.results import result_of, schema_of
+
+SCHEMA = "lmx.run.config:TrainConfig"
+
+
+def say(text: str) -> None:
+    """A line on stderr, with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def find(name: str | None) -> Path:
+    """The folder of a sweep: a path, a folder's name in sweeps/, or None for the newest. RequestError otherwise."""
+    if name is not None:
+        path = Path(name).expanduser()
+        beside = Path("sweeps") / name
+        return beside if not path.exists() and (beside / "sweep.json").exists() else path
+    found = sorted(Path("sweeps").glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise RequestError(
+            "sweeps/: no sweep is there; name the folder of one, or start one with `lmx sweep run`"
+        )
+    return found[-1].parent
+
+
+def run(composed: Any) -> Path:
+    """Freezes a sweep and runs it; its folder."""
+    config: SweepRun = composed.config
+    place = composed.composer.place
+    found = points("train", TrainConfig, config.overrides, config_dir=place.config_dir)
+    frozen = freeze(found)
+    if frozen.duplicates:
+        say(f"{counted(frozen.duplicates, 'point')} left out: the same configuration as an earlier one")
+    folder = Path(config.dir)
+    settings = {name: composed.tree[name] for name in ("pool", "retries", "poll")} | {"schema": SCHEMA}
+    program = [sys.executable, str(Path(attempt.__file__).absolute())]
+    plan = make_plan(folder, frozen, command=sys.argv, program=program, settings=settings)
+    say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build()), 'pod')}: {folder}")
+    if config.dry_run:
+        for job in plan.jobs:
+            print(" ".join([str(job.number), *job.overrides]))
+        return folder
+    write_plan(folder, plan)
+    if config.detach:
+        _detach(folder)
+    else:
+        drive(folder)
+    return folder
+
+
+def resume(config: Any) -> Path:
+    """Goes on with a sweep; its folder."""
+    folder = find(config.sweep)
+    read_plan(folder)
+    changes = {
+        name: getattr(config, name)
+        for name in ("max_failures", "max_preemptions")
+        if getattr(config, name) is not None
+    }
+    if config.detach:
+        if changes or config.pool is not None:
+            raise RequestError(
+                "detach=true goes on with the sweep's own pool and budgets; leave the others out"
+            )
+        _detach(folder)
+    else:
+        drive(folder, pool=config.pool, **changes)
+    return folder
+
+
+def drive(folder: Path, *, pool: Pool | None = None, **changes: int) -> None:
+    """Works on a sweep until it ends. LmxError where jobs failed, Resumable where it was stopped."""
+    plan = read_plan(folder)
+    schema, settings = schema_of(plan), plan.settings
+    own = Pool.model_validate(settings["pool"])
+    working = Driver(
+        folder,
+        plan,
+        pods=(pool or own).build(),
+        former=own.build(),
+        retries=Retries.model_validate(settings["retries"]).model_copy(update=changes),
+        hooks=Hooks(result=lambda job: result_of(folder, job, schema), losing=lambda _: (), say=say),
+        poll=settings["poll"],
+    )
+    try:
+        code = working.run()
+    finally:
+        working.close()
+    if code == STOPPED:
+        raise Resumable(f"{folder}: {working.tally()}; go on with\n    lmx sweep resume {folder}")
+    if code != DONE:
+        raise LmxError(
+            f"{folder}: {working.tally()}; `lmx sweep resume {folder} max_failures=N` tries them again"
+        )
+
+
+def _detach(folder: Path) -> None:
+    """Starts a driver that outlives this terminal, and waits until it works."""
+    with open(folder / "driver.log", "ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "lmx", "sweep", "resume", str(folder.absolute())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=dict(os.environ),
+        )
+    while driver(folder) is None:
+        if child.poll() is not None:
+            if child.returncode == DONE:
+                break
+            raise LmxError(
+                f"the driver ended at once (exit code {child.returncode}); see {folder / 'driver.log'}"
+            )
+        time.sleep(0.1)
+    say(f"in the background: process {child.pid}, log {folder / 'driver.log'}\n    lmx sweep status {folder}")
+
+
+def cancel(folder: Path, timeout: float) -> str:
+    """Ends what runs and says so. Without a driver, this process becomes one that stops the jobs."""
+    plan = read_plan(folder)
+    active = [n for n, s in _states(folder, plan).items() if s.status in ("LEASED", "RUNNING")]
+    if driver(folder) is None:
+        if not active:
+            return "nothing runs"
+        own = Pool.model_validate(plan.settings["pool"])
+        working = Driver(
+            folder,
+            plan,
+            pods=[],
+            former=own.build(),
+            retries=Retries.model_validate(plan.settings["retries"]),
+            hooks=Hooks(lambda job: result_of(folder, job, schema_of(plan)), lambda _: (), say),
+            poll=0.2,
+        )
+        try:
+            (folder / "cancel").touch()
+            working.run()
+        finally:
+            working.close()
+        return working.tally()
+    (folder / "cancel").touch()
+    until = time.monotonic() + timeout
+    while driver(folder) is not None:
+        if time.monotonic() > until:
+            raise LmxError(
+                f"the driver ({driver(folder)}) has not ended within {timeout:g} s; its jobs are still saving"
+            )
+        time.sleep(0.2)
+    return f"cancelled; {counted(len(active), 'job')} ran"
+
+
+def _states(folder: Path, plan: Plan) -> dict[int, Any]:
+    return states([job.number for job in plan.jobs], read_events(folder))

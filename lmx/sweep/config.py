@@ -1,0 +1,118 @@
+"""`lmx sweep`: its keys."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from lmx.config.component import Component, Config, field
+from lmx.config.types import Count, Duration, Flag, Positive, Text
+from lmx.sweep.pods import LocalPod, Pod
+
+
+class Pool(Component):
+    """The pods that a sweep's jobs run on."""
+
+    def build(self) -> list[Pod]:
+        """The pods, ready to be leased."""
+        raise NotImplementedError
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between keys: (key, message, fix)."""
+        return []
+
+
+class LocalPool(Pool):
+    """Parts of this machine."""
+
+    size: Positive = field("jobs at a time", effect="bookkeeping")
+    cores: Literal["shared", "divided"] = field(
+        "whether every job may use every CPU core, or each pod has its own", effect="bookkeeping"
+    )
+    devices: list[Text] | None = field(
+        "for each pod the GPUs that it sees (CUDA_VISIBLE_DEVICES), such as ['0,1','2,3']; null: all see all",
+        effect="bookkeeping",
+    )
+    environment: dict[str, Text] = field("variables of the jobs' environment", effect="bookkeeping")
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between keys: (key, message, fix)."""
+        if self.devices is not None and len(self.devices) != self.size:
+            n = len(self.devices)
+            return [("pool.devices", f"{n} entries for {self.size} pods", f"pool.size={max(n, 1)}")]
+        return []
+
+    def build(self) -> list[Pod]:
+        """`local-0`, `local-1`, ..."""
+        cores = sorted(os.sched_getaffinity(0))
+        pods: list[Pod] = []
+        for i in range(self.size):
+            environment = dict(self.environment)
+            if self.devices is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = self.devices[i]
+            own = cores[i % len(cores) :: self.size] if self.cores == "divided" else None
+            pods.append(LocalPod(f"local-{i}", environment, own))
+        return pods
+
+
+class Retries(Config):
+    """When a job that did not end well is started again. A wrong request (exit code 2) never is."""
+
+    max_failures: Count = field(
+        "attempts that may fail, or end without a further checkpoint, before a job counts as failed",
+        effect="bookkeeping",
+    )
+    max_preemptions: Count = field(
+        "times that a job may be taken away (exit code 75, lost)", effect="bookkeeping"
+    )
+    grace: Duration = field("time between SIGTERM and SIGKILL", unit="s", effect="bookkeeping")
+
+
+class SweepRun(Config):
+    """`lmx sweep run`: what is swept, where it runs, and what happens when a job does not end well."""
+
+    overrides: list[Text] = field("what is swept, as for lmx train -m", effect="bookkeeping")
+    pool: Pool = field("the pods that jobs run on", effect="bookkeeping")
+    retries: Retries = field("when a job is started again", effect="bookkeeping")
+    dir: Text = field("folder of the sweep, which is made", effect="bookkeeping")
+    poll: Duration = field("time between looks at the pods", unit="s", effect="bookkeeping")
+    detach: Flag = field("return at once and go on in the background", effect="bookkeeping")
+    dry_run: Flag = field("show the jobs and start nothing", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between keys: (key, message, fix)."""
+        return self.pool.problems()
+
+
+class SweepResume(Config):
+    """`lmx sweep resume`."""
+
+    sweep: Text | None = field("folder of the sweep; null: the newest", effect="bookkeeping")
+    pool: Pool | None = field("other pods than before", effect="bookkeeping")
+    max_failures: Count | None = field("another budget of failures", effect="bookkeeping", example="5")
+    max_preemptions: Count | None = field(
+        "another budget of preemptions", effect="bookkeeping", example="200"
+    )
+    detach: Flag = field("return at once and go on in the background", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between keys: (key, message, fix)."""
+        return self.pool.problems() if self.pool is not None else []
+
+
+class SweepStatus(Config):
+    """`lmx sweep status`."""
+
+    sweep: Text | None = field("folder of the sweep; null: the newest", effect="bookkeeping")
+    watch: Literal["auto", "always", "never"] = field("show it anew every few seconds", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+
+class SweepCancel(Config):
+    """`lmx sweep cancel`."""
+
+    sweep: Text | None = field("folder of the sweep; null: the newest", effect="bookkeeping")
+    timeout: Duration = field("how long to wait for the driver", unit="s", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")

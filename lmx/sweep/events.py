@@ -1,0 +1,183 @@
+"""What happened in a sweep: an append-only log, one writer, and the state that follows from it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from lmx.config.errors import RequestError
+
+Status = Literal["PENDING", "LEASED", "RUNNING", "DONE", "FAILED", "PREEMPTED", "PRUNED"]
+ENDED = ("DONE", "FAILED", "PRUNED")
+ACTIVE = ("LEASED", "RUNNING")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A line of the log.
+
+    job        its number
+    status     what it became
+    attempt    which try, from 1; 0 before the first
+    pod        where
+    exit_code  of an attempt that ended; None: it was lost without one
+    step       the last checkpointed step at that time
+    reason     in words
+    counts     whether an end counts against the budgets; not where the sweep itself was told to stop
+    time       seconds since 1970
+    """
+
+    job: int
+    status: Status
+    attempt: int = 0
+    pod: str | None = None
+    exit_code: int | None = None
+    step: int | None = None
+    reason: str | None = None
+    counts: bool = True
+    time: float = field(default_factory=time.time)
+
+
+@dataclass
+class State:
+    """A job as its events tell it.
+
+    attempt, pod   of the last lease
+    failures       attempts that count against max_failures
+    preemptions    attempts that were taken away
+    step           the last checkpointed step
+    began, ended   of the last attempt, seconds since 1970
+    worked         seconds in all attempts that ended
+    """
+
+    status: Status = "PENDING"
+    attempt: int = 0
+    pod: str | None = None
+    failures: int = 0
+    preemptions: int = 0
+    step: int | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    began: float | None = None
+    ended: float | None = None
+    worked: float = 0.0
+
+    def apply(self, event: Event) -> None:
+        """Becomes what the event says."""
+        self.status = event.status
+        if event.status == "LEASED":
+            self.attempt, self.pod, self.began, self.ended = event.attempt, event.pod, event.time, None
+        elif event.status in (*ENDED, "PREEMPTED") and self.began is not None and self.ended is None:
+            self._end(event)
+        if event.step is not None:
+            self.step = event.step
+        self.reason = event.reason
+
+    def _end(self, event: Event) -> None:
+        assert self.began is not None
+        self.ended = event.time
+        self.worked += event.time - self.began
+        self.exit_code = event.exit_code
+        if event.counts:
+            progressed = event.step is not None and event.step > (self.step or 0)
+            self.preemptions += event.status == "PREEMPTED"
+            self.failures += event.status == "FAILED" or (event.status == "PREEMPTED" and not progressed)
+
+
+def read_events(folder: Path) -> list[Event]:
+    """Every whole event; a line that a killed driver left unfinished is left out."""
+    try:
+        text = (folder / "events.jsonl").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in text.splitlines():
+        try:
+            events.append(Event(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return events
+
+
+def states(numbers: Iterable[int], events: Sequence[Event]) -> dict[int, State]:
+    """The state of each job after all the events."""
+    found = {number: State() for number in numbers}
+    for event in events:
+        if event.job in found:
+            found[event.job].apply(event)
+    return found
+
+
+class Log:
+    """The one writer of a sweep's events: it holds the driver's lock until `close` or the end of the process."""
+
+    def __init__(self, folder: Path) -> None:
+        """RequestError where another driver works."""
+        self._lock = _lock(folder)
+        path = folder / "events.jsonl"
+        torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        if torn:
+            os.write(self._handle, b"\n")
+
+    def write(self, *events: Event) -> None:
+        """Appends events, all in one write, and waits until they are on the disk."""
+        lines = [
+            json.dumps({k: v for k, v in vars(event).items() if v is not None and v is not True})
+            for event in events
+        ]
+        data = "".join(f"{line}\n" for line in lines).encode()
+        if os.write(self._handle, data) != len(data):
+            raise OSError("events.jsonl: the disk is full; free some space, then `lmx sweep resume`")
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        os.close(self._handle)
+        self._lock.truncate(0)
+        self._lock.close()
+
+
+def _line(event: Event) -> str:
+    facts = {key: value for key, value in vars(event).items() if value is not None and value is not True}
+    return json.dumps(facts) + "\n"
+
+
+def _lock(folder: Path) -> IO[str]:
+    handle = (folder / "driver.lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise RequestError(
+            f"{folder}: this sweep is driven by {driver(folder) or 'another process'}"
+        ) from None
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {platform.node()}")
+    handle.flush()
+    return handle
+
+
+def driver(folder: Path) -> str | None:
+    """Who drives the sweep now, `process 123 on host`; None where nobody does."""
+    try:
+        with open(folder / "driver.lock", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return handle.read().strip() or "another process"
+    except OSError:
+        pass
+    return None
+
+
+def as_rows(found: dict[int, State]) -> list[dict[str, Any]]:
+    """The states as plain rows, for JSON."""
+    return [{"job": number, **vars(state)} for number, state in found.items()]

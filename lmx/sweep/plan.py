@@ -1,0 +1,99 @@
+"""`sweep.json`: what a sweep runs, fixed before the first job starts.
+
+SWEEP/sweep.json      every resolved configuration, its hash, the code, the command line, the order
+SWEEP/events.jsonl    what happened (lmx.sweep.events)
+SWEEP/driver.lock     held by the one process that starts jobs
+SWEEP/cancel          written to ask the driver to end all jobs
+SWEEP/N/              the run directory of job N
+SWEEP/.jobs/N/        its frozen config.yaml, a stop file, and a folder for each attempt
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmx.config.errors import RequestError
+from lmx.io.files import read_json, to_json, write_atomic
+
+VERSION = 1
+
+
+class Job(NamedTuple):
+    """One point of a sweep.
+
+    number     its place in the order of the command line; its run directory is SWEEP/<number>
+    overrides  what makes it, as on a command line
+    hash       of the configuration without bookkeeping; equal for jobs that compute the same
+    config     the resolved configuration
+    """
+
+    number: int
+    overrides: list[str]
+    hash: str
+    config: dict[str, Any]
+
+
+class Plan(NamedTuple):
+    """A frozen sweep.
+
+    name      its folder's name
+    command   the command line that made it
+    program   what runs a job, as a command line: it is called with the job's folder and its run directory
+    code      commits and changes of the code at the freeze
+    settings  how it is run: pool, retries, stopping, as plain trees
+    varied    the keys that differ between jobs
+    jobs      in the order of their numbers
+    order     numbers in the order in which they start
+    """
+
+    name: str
+    command: list[str]
+    program: list[str]
+    code: dict[str, Any]
+    settings: dict[str, Any]
+    varied: list[str]
+    jobs: list[Job]
+    order: list[int]
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Makes the sweep's folder with `sweep.json` in it; RequestError where a sweep is there already."""
+    if (folder / "sweep.json").exists():
+        raise RequestError(
+            f"dir={folder}: a sweep is there already; go on with it by `lmx sweep resume {folder}`, or name another"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RequestError(f"dir={folder}: there is a file of this name; name another folder") from None
+    tree = {"version": VERSION, **plan._asdict(), "jobs": [job._asdict() for job in plan.jobs]}
+    write_atomic(folder / "sweep.json", to_json(tree, indent=1) + "\n", sync=True)
+
+
+def read_plan(folder: Path) -> Plan:
+    """The sweep in a folder; RequestError where there is none."""
+    tree = read_json(folder / "sweep.json")
+    if not isinstance(tree, dict) or tree.get("version") != VERSION:
+        found = sorted(str(p.parent) for p in Path("sweeps").glob("*/sweep.json"))[-3:]
+        hint = f"; there are {', '.join(found)}" if found else ""
+        if isinstance(tree, dict):
+            hint = f" that this lmx reads (version {tree.get('version')}, not {VERSION})"
+        raise RequestError(f"{folder}: this is not the folder of a sweep (it has no sweep.json){hint}")
+    tree.pop("version")
+    return Plan(**{**tree, "jobs": [Job(**job) for job in tree["jobs"]]})
+
+
+def run_dir(folder: Path, number: int) -> Path:
+    """The run directory of a job."""
+    return folder / str(number)
+
+
+def job_dir(folder: Path, number: int) -> Path:
+    """The folder of a job's frozen configuration and attempts."""
+    return folder / ".jobs" / str(number)
+
+
+def attempt_dir(folder: Path, number: int, attempt: int) -> Path:
+    """The folder of one attempt: claim, pid, log.txt, exit."""
+    return job_dir(folder, number) / f"attempt-{attempt}"

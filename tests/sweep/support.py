@@ -1,0 +1,61 @@
+"""Sweeps of cheap jobs."""
+
+import os
+import sys
+from pathlib import Path
+
+from lmx.run.config import TrainConfig
+from lmx.sweep.config import LocalPool, Retries
+from lmx.sweep.driver import Driver, Hooks
+from lmx.sweep.freeze import freeze, make_plan, points
+from lmx.sweep.plan import read_plan, write_plan
+from lmx.sweep.results import result_of
+
+CHEAP = [sys.executable, "-S", str(Path(__file__).parent / "cheap.py")]
+SCHEMA = "lmx.run.config:TrainConfig"
+
+
+def program():
+    """cheap.py without site's start-up files, but with the one package that it needs."""
+    import yaml
+
+    return ["/usr/bin/env", f"PYTHONPATH={Path(yaml.__file__).parents[1]}", *CHEAP]
+
+
+def make_sweep(folder, overrides):
+    frozen = freeze(points("train", TrainConfig, overrides))
+    settings = {"schema": SCHEMA}
+    plan = make_plan(folder, frozen, command=["lmx"], program=program(), settings=settings, code={})
+    write_plan(folder, plan)
+    return read_plan(folder)
+
+
+def make_driver(folder, *, size=2, max_failures=3, say=None, losing=None):
+    pool = LocalPool(size=size, cores="shared", devices=None, environment={})
+    said = [] if say is None else say
+    hooks = Hooks(
+        result=lambda job: result_of(folder, job, TrainConfig),
+        losing=losing or (lambda driver: []),
+        say=said.append,
+    )
+    return Driver(
+        folder,
+        read_plan(folder),
+        pods=pool.build(),
+        former=[],
+        retries=Retries(max_failures=max_failures, max_preemptions=100, grace=5.0),
+        hooks=hooks,
+        poll=0.05,
+    )
+
+
+def drive(folder, **options):
+    driver = make_driver(folder, **options)
+    try:
+        return driver.run(), driver
+    finally:
+        driver.close()
+
+
+def environment():
+    return {**os.environ, "JAX_PLATFORMS": "cpu"}
