@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lmx.config.errors import RequestError
 from lmx.io.files import read_json, write_atomic
 from lmx.launch.host import Host, Unreachable
-from lmx.launch.target import Attempt, Plan, Seen, Step, Task, command_of, each, environment_of
+from lmx.launch.target import Attempt, Plan, Seen, Step, Task, command_of, each, environment_of, write
 
 CALL_TIMEOUT = 60.0
 POLL_TIMEOUT = 20.0
@@ -62,7 +62,7 @@ def request_of(plan: Plan, layout: Layout, host: int, number: int, *, resume: bo
         "tasks": tasks,
         "run_dir": plan.run_dir if host == 0 else None,
         "reset": number if number and not resume else None,
-        "files": {"config.yaml": plan.config.read_text(encoding="utf-8") if plan.config.exists() else ""},
+        "files": {"config.yaml": plan.config.read_text(encoding="utf-8") if plan.config.exists() else "(as above)"},
         "path": layout.code,
     }
 
@@ -115,6 +115,7 @@ def start(plan: Plan, layout: Layout, number: int, *, resume: bool) -> Attempt:
         request = request_of(plan, layout, i, number, resume=resume)
         return layout.hosts[i].call("start", timeout=CALL_TIMEOUT, **request)
 
+    write(plan, attempt)  # before the start: whoever comes after this process knows where to look
     try:
         on_all(layout.hosts, begin)
     except RequestError:

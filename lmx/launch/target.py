@@ -136,6 +136,14 @@ class Step(NamedTuple):
 class Target(Component):
     """A place where runs are started: an option of `target`."""
 
+    def takes_snapshot(self) -> bool:
+        """Whether the code of this checkout is sent to the hosts."""
+        return False
+
+    def run_dir(self, path: Path) -> str:
+        """The run directory as the hosts see it, `path` being that of this machine."""
+        return str(path.absolute())
+
     def check(self, plan: Plan) -> None:
         """RequestError naming what is missing and the cure, where a run could not be started."""
 
@@ -160,8 +168,9 @@ class Target(Component):
         message for each host that could not be asked."""
         raise NotImplementedError
 
-    def release(self, plan: Plan) -> None:
-        """Gives back what was made for this run alone (a TPU pod, a JobSet). Doing it again is harmless."""
+    def release(self, plan: Plan) -> list[str]:
+        """Gives back what was made for this run alone (a TPU pod, a JobSet); what was done, in words."""
+        return []
 
 
 def log_file(plan: Plan, number: int, task: int, kind: Literal["log", "out"] = "log") -> Path:

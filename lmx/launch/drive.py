@@ -1,0 +1,266 @@
+"""The driver of a launched run: starts attempts, follows them, restarts them, and ends with the run's exit code.
+
+It may die at any moment: all it knows is in the run's folder, and the next driver goes on from there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmx.config.errors import LmxError, RequestError, Resumable
+from lmx.launch.plan import Launch
+from lmx.launch.retry import DONE, PREEMPTED, WRONG_REQUEST, Result, decide
+from lmx.launch.target import Attempt, Seen, log_file, read, write
+
+SETTLE = 15.0
+"""Seconds that processes have to end by themselves after the first one has failed."""
+
+Say = Callable[[str], None]
+
+
+class Interrupted(Exception):
+    """Someone asked for the end of the run."""
+
+
+class Ended(NamedTuple):
+    """The last word on a run."""
+
+    exit_code: int
+    message: str
+
+
+@contextmanager
+def driving(folder: Path) -> Iterator[None]:
+    """Holds the right to drive a run; RequestError where another process has it."""
+    with open(folder / "driver.lock", "a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RequestError(
+                f"{folder.parent} is driven by {driver(folder)}; see lmx launch status"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {platform.node()}")
+        handle.flush()
+        try:
+            yield
+        finally:
+            handle.truncate(0)
+
+
+def driver(folder: Path) -> str | None:
+    """Who drives a run now; None where nobody does."""
+    try:
+        with open(folder / "driver.lock", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return handle.read().strip() or "another process"
+    except OSError:
+        pass
+    return None
+
+
+def note(folder: Path, event: str, **facts: Any) -> None:
+    """One more line of events.jsonl."""
+    line = json.dumps({"time": time.time(), "event": event, **facts})
+    with open(folder / "events.jsonl", "a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """What the drivers of a run have done; a line that a killed one left unfinished is passed over."""
+    path, found = folder / "events.jsonl", []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return found
+
+
+def results(folder: Path) -> list[Result]:
+    """How the attempts so far ended."""
+    return [Result(e["exit_code"], e["progressed"]) for e in events(folder) if e["event"] == "ended"]
+
+
+def drive(launch: Launch, *, say: Say, show: Say) -> Ended:
+    """Drives the run to its end. `say`: what the driver does; `show`: text of process 0's log, as it comes.
+
+    A run that has ended is not started again.
+    """
+    folder = launch.plan.folder
+    with driving(folder):
+        done = next((e for e in events(folder) if e["event"] == "finished"), None)
+        if done is not None:
+            return Ended(done["exit_code"], done["message"])
+        try:
+            ended = _attempts(launch, say, show)
+        except RequestError as error:
+            ended = Ended(WRONG_REQUEST, str(error))
+        note(folder, "finished", **ended._asdict())
+        for name in launch.target.release(launch.plan) or ():
+            say(name)
+        return ended
+
+
+def _attempts(launch: Launch, say: Say, show: Say) -> Ended:
+    plan, policy = launch.plan, launch.policy
+    if not events(plan.folder):
+        launch.target.prepare(plan)
+        note(plan.folder, "prepared")
+    while True:
+        ended, begun = results(plan.folder), read(plan)
+        if len(begun) > len(ended):
+            attempt = begun[-1]
+            checkpoint = next(
+                (e["checkpoint"] for e in reversed(events(plan.folder)) if e["event"] == "starting"), None
+            )
+        else:
+            checkpoint = next(
+                (e["checkpoint"] for e in reversed(events(plan.folder)) if e["event"] == "ended"), None
+            )
+            number = len(ended)
+            say(
+                f"attempt {number}" + (f", going on from step {checkpoint}" if checkpoint is not None else "")
+            )
+            note(plan.folder, "starting", attempt=number, checkpoint=checkpoint)
+            attempt = launch.target.start(plan, number, resume=checkpoint is not None)
+            write(plan, attempt)
+            note(plan.folder, "started", attempt=number)
+        seen, asked = _follow(launch, attempt, say, show)
+        result = Result(seen.exit_code or 0, _newer(seen.checkpoint, checkpoint))
+        note(
+            plan.folder,
+            "ended",
+            attempt=attempt.number,
+            exit_code=result.exit_code,
+            progressed=result.progressed,
+            checkpoint=seen.checkpoint,
+            message=first_words(launch, attempt, seen),
+        )
+        words = first_words(launch, attempt, seen)
+        if asked and result.exit_code != DONE:
+            return Ended(
+                PREEMPTED if seen.checkpoint is not None else 1, f"stopped as asked. {words}".strip()
+            )
+        decision = decide(
+            results(plan.folder),
+            max_failures=policy.max_failures,
+            max_preemptions=policy.max_preemptions,
+        )
+        if decision.action == "done":
+            return Ended(DONE, "done")
+        say(f"{words}\n{decision.reason}; {decision.action}")
+        if decision.action == "give up":
+            return Ended(result.exit_code, f"{words}\n{decision.reason}")
+        _pause(plan.folder, policy.restart_after)
+        if (plan.folder / "stop").exists():
+            return Ended(PREEMPTED if seen.checkpoint is not None else 1, "stopped as asked")
+
+
+def _newer(now: int | None, before: int | None) -> bool:
+    return now is not None and (before is None or now > before)
+
+
+def _pause(folder: Path, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not (folder / "stop").exists():
+        time.sleep(min(0.2, seconds))
+
+
+def _follow(launch: Launch, attempt: Attempt, say: Say, show: Say) -> tuple[Seen, bool]:
+    """Until the attempt has ended; how, and whether someone asked for it."""
+    plan, policy = launch.plan, launch.policy
+    shown = 0
+    failed_at: float | None = None
+    asked = False
+    silent: set[str] = set()
+    while True:
+        try:
+            seen = launch.target.poll(plan, attempt)
+            shown = _show_log(log_file(plan, attempt.number, 0), shown, show)
+            if not seen.running:
+                return seen, asked
+            for task in seen.tasks:
+                if task.message and task.host not in silent and task.state != "waiting":
+                    silent.add(task.host)
+                    say(task.message)
+            first = seen.first_error
+            if first is not None and failed_at is None:
+                failed_at = time.monotonic()
+            patience = policy.grace if first is not None and first.exit_code == PREEMPTED else SETTLE
+            if failed_at is not None and time.monotonic() - failed_at > patience:
+                say("a process has failed; the others are ended")
+                launch.target.stop(plan, attempt, grace=5.0)
+            if (plan.folder / "stop").exists() and not asked:
+                raise Interrupted
+            time.sleep(policy.poll_every if seen.step is not None else min(policy.poll_every, 0.5))
+        except (Interrupted, KeyboardInterrupt):
+            if asked:
+                raise
+            asked = True
+            (plan.folder / "stop").touch()
+            say(f"stopping: the processes have {policy.grace:.0f} s to write a checkpoint")
+            for message in launch.target.stop(plan, attempt, grace=policy.grace):
+                say(message)
+
+
+def _show_log(path: Path, shown: int, show: Say) -> int:
+    if not path.exists():
+        return shown
+    with open(path, "rb") as stream:
+        stream.seek(shown)
+        data = stream.read()
+    if data:
+        show(data.decode(errors="replace"))
+    return shown + len(data)
+
+
+def first_words(launch: Launch, attempt: Attempt, seen: Seen) -> str:
+    """What is to be said of an attempt that failed: which host was first, how, and its last words."""
+    first = seen.first_error
+    if first is None:
+        return ""
+    text = f"process {first.index} on {first.host} " + (
+        f"was killed by signal {-first.exit_code}"
+        if first.exit_code is not None and first.exit_code < 0
+        else f"ended with exit code {first.exit_code}"
+    )
+    if first.message:
+        text += f" ({first.message})"
+    path = log_file(launch.plan, attempt.number, first.index)
+    if path.exists() and len(seen.tasks) > 1:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        mark = "lmx train: "
+        said = next((line for line in reversed(lines) if line.startswith(mark)), lines[-1] if lines else "")
+        text += f"\n    {said}" if said else ""
+    return f"{text}\n    its log: {path}"
+
+
+def raise_for(ended: Ended, run_dir: str) -> None:
+    """The exception that gives a run's exit code to the command line; nothing where it is done."""
+    if ended.exit_code == DONE:
+        return
+    if ended.exit_code == PREEMPTED:
+        raise Resumable(ended.message)
+    if ended.exit_code == WRONG_REQUEST:
+        raise RequestError(ended.message)
+    raise LmxError(ended.message)
+
+
+def to_stderr(text: str) -> None:
+    """The driver's own words."""
+    print(f"lmx launch: {text}", file=sys.stderr, flush=True)

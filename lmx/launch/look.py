@@ -1,0 +1,107 @@
+"""Launched runs as seen from another terminal: state, logs, the end. Everything comes from disk and the hosts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lmx.config.errors import RequestError
+from lmx.launch.drive import driver, driving, events
+from lmx.launch.plan import Launch, load
+from lmx.launch.target import DEFAULT_GRACE, Attempt, Seen, log_file, read
+
+
+def current(launch: Launch) -> Attempt | None:
+    """The attempt that was started last and has not been seen to end; None where there is none."""
+    begun = read(launch.plan)
+    ended = sum(e["event"] == "ended" for e in events(launch.plan.folder))
+    return begun[-1] if len(begun) > ended else None
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """What is known of a run, as JSON."""
+    launch = load(folder)
+    happened = events(folder)
+    attempt = current(launch)
+    seen = launch.target.poll(launch.plan, attempt, logs=False) if attempt is not None else None
+    last = next((e for e in reversed(happened) if e["event"] == "ended"), {})
+    finished = next((e for e in happened if e["event"] == "finished"), None)
+    return {
+        "run": str(folder.parent),
+        "state": _state(finished, seen, happened),
+        "attempts": len(read(launch.plan)),
+        "driver": driver(folder),
+        "step": seen.step if seen is not None else None,
+        "checkpoint": seen.checkpoint if seen is not None else last.get("checkpoint"),
+        "exit_code": finished["exit_code"] if finished else None,
+        "message": finished["message"] if finished else last.get("message", ""),
+        "processes": [task._asdict() for task in seen.tasks] if seen is not None else [],
+    }
+
+
+def _state(finished: dict[str, Any] | None, seen: Seen | None, happened: list[dict[str, Any]]) -> str:
+    if finished is not None:
+        return {0: "done", 75: "stopped", 2: "refused"}.get(finished["exit_code"], "failed")
+    if seen is not None:
+        return "running" if seen.running else "ended"
+    return "waiting to restart" if happened else "starting"
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The lines for a person."""
+    words = [found["run"], found["state"]]
+    if found["step"] is not None:
+        words.append(f"step {found['step']}")
+    if found["checkpoint"] is not None:
+        words.append(f"checkpoint {found['checkpoint']}")
+    words.append(f"attempts {found['attempts']}")
+    lines = ["  ".join(words)]
+    if found["state"] in ("running", "ended", "waiting to restart", "starting"):
+        nobody = f"nobody; lmx launch attach {found['run']} goes on with it"
+        lines.append(f"    driven by {found['driver'] or nobody}")
+    for task in found["processes"]:
+        code = "" if task["exit_code"] is None else f", exit code {task['exit_code']}"
+        lines.append(
+            f"    process {task['index']} on {task['host']}: {task['state']}{code} {task['message']}".rstrip()
+        )
+    if found["message"]:
+        lines += [f"    {line}" for line in found["message"].splitlines()]
+    return "\n".join(lines)
+
+
+def logs(folder: Path, *, process: int, attempt: int | None, lines: int | None) -> str:
+    """The log of a process; brought from its host first where nobody drives the run. RequestError where none is."""
+    launch = load(folder)
+    running = current(launch)
+    if running is not None and driver(folder) is None:
+        with driving(folder):
+            launch.target.poll(launch.plan, running)
+    begun = read(launch.plan)
+    number = attempt if attempt is not None else (begun[-1].number if begun else 0)
+    path = log_file(launch.plan, number, process)
+    if not path.is_file():
+        there = sorted(p.stem.removeprefix("task-") for p in path.parent.glob("task-*.log"))
+        raise RequestError(
+            f"{folder.parent}: there is no log of process {process} in attempt {number}; "
+            f"attempts: {', '.join(str(a.number) for a in begun) or 'none'}; processes: {', '.join(there) or 'none'}"
+        )
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text if lines is None else "".join(text.splitlines(keepends=True)[-lines:])
+
+
+def stop(folder: Path, *, grace: float | None) -> str:
+    """Ends a run; returns when its processes have ended, with what was done in words."""
+    launch = load(folder)
+    if any(e["event"] == "finished" for e in events(folder)):
+        return "it has ended already"
+    (folder / "stop").touch()
+    attempt = current(launch)
+    if attempt is None:
+        return "nothing runs now; it will not be started again"
+    seconds = launch.policy.grace if grace is None else grace
+    messages = launch.target.stop(launch.plan, attempt, grace=seconds or DEFAULT_GRACE)
+    until = time.monotonic() + 10
+    while driver(folder) is not None and time.monotonic() < until:
+        time.sleep(0.2)
+    return "\n".join(["its processes have ended", *messages])

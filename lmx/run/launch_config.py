@@ -1,0 +1,75 @@
+"""`lmx launch` and the commands that look after what it has started: their keys."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lmx.config.component import Config, field
+from lmx.config.types import Count, Duration, Flag, Positive, Text
+from lmx.launch.target import Target
+from lmx.run.config import TrainConfig
+
+
+class Care(Config):
+    """How a launched run is looked after."""
+
+    max_failures: Count = field(
+        "how often a failed run is started again; a preemption without a new checkpoint counts too",
+        effect="bookkeeping",
+    )
+    max_preemptions: Count | None = field(
+        "how often a preempted run is started again; null: always", effect="bookkeeping"
+    )
+    restart_after: Duration = field("how long it waits before that", unit="s", effect="bookkeeping")
+    grace: Duration = field(
+        "how long processes have to write a checkpoint when they are stopped", unit="s", effect="bookkeeping"
+    )
+    poll_every: Duration = field("how often the hosts are asked", unit="s", effect="bookkeeping")
+    detach: Flag = field(
+        "true: the command returns at once, the run is driven in the background", effect="bookkeeping"
+    )
+
+
+class LaunchConfig(TrainConfig):
+    """`lmx launch`: all that `lmx train` has, where it runs, and how it is looked after."""
+
+    target: Target = field("where the run is started", effect="bookkeeping")
+    launch: Care = field("restarts, stopping, following", effect="bookkeeping")
+    dry_run: Flag = field("true: only print every command and file", effect="bookkeeping")
+
+
+class LaunchStatus(Config):
+    """`lmx launch status`."""
+
+    run: Text | None = field("a run's directory or its name; null: all", effect="bookkeeping")
+    root: Text = field("folder of the runs", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+
+class LaunchLogs(Config):
+    """`lmx launch logs`."""
+
+    run: Text = field("a run's directory or its name", effect="bookkeeping", example="runs/RUN")
+    root: Text = field("folder of the runs", effect="bookkeeping")
+    process: Count = field("whose log", effect="bookkeeping")
+    attempt: Count | None = field("of which attempt; null: the last", effect="bookkeeping")
+    lines: Positive | None = field("how many of the last lines; null: all", effect="bookkeeping")
+
+
+class LaunchStop(Config):
+    """`lmx launch stop`."""
+
+    run: Text = field("a run's directory or its name", effect="bookkeeping", example="runs/RUN")
+    root: Text = field("folder of the runs", effect="bookkeeping")
+    grace: Duration | None = field(
+        "how long its processes have to write a checkpoint; null: as it was launched",
+        unit="s",
+        effect="bookkeeping",
+    )
+
+
+class LaunchAttach(Config):
+    """`lmx launch attach`."""
+
+    run: Text = field("a run's directory or its name", effect="bookkeeping", example="runs/RUN")
+    root: Text = field("folder of the runs", effect="bookkeeping")
