@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from lmx.sharding import spec
@@ -79,6 +80,8 @@ def over_devices(spread: Spread, evaluate: Callable[..., Any]) -> Callable[..., 
         rest = tuple(name for name in spread.axes if name in left)
         d_weight = jax.lax.psum(d_weight, rest) if rest else d_weight
         d_bias = None if sums.d_bias is None else total(sums.d_bias)
+        # The backward pass waits for the sum: else the whole head's gradient, in float32, lies in memory all along.
+        d_hidden = d_hidden * jnp.where(d_weight[0, 0] < jnp.inf, 1.0, jnp.nan).astype(d_hidden.dtype)
         return sums._replace(nll=total(sums.nll), z=total(sums.z), d_weight=d_weight, d_bias=d_bias), d_hidden
 
     rows = PartitionSpec(spread.batch or None, spread.length or None)

@@ -268,7 +268,7 @@ def _layers(
     scanned_over = config.layer_loop == "scan" and group.repeats > 1
 
     def body(x_BTD: jax.Array, params: Any, slots: Any, i: Any) -> tuple[jax.Array, Any, list[Aux]]:
-        params = narrow.together(*params) if scanned_over else params
+        params = narrow.together(*params, i) if scanned_over else params
         slots = [s._replace(layer=i) for s in slots] if slots else None
         period_key = None if key is None else jax.random.fold_in(key, i)
         return _period(network, x_BTD, params, group, context, slots, period_key)

@@ -53,6 +53,6 @@ def test_what_is_carried_apart():
     assert (carriers["norm"], carriers["router"]["weight"], carriers["narrow"]) == (None, None, None)
     assert narrow.apart(stacks, jnp.float32)[1]["mlp"]["up"] is None
     layer = jax.tree.map(lambda w: w[0], stacks)
-    inside = narrow.together(layer, jax.tree.map(lambda c: c[0], carriers))
+    inside = narrow.together(layer, jax.tree.map(lambda c: c[0], carriers), jnp.array(0))
     assert inside["mlp"]["up"].dtype == jnp.bfloat16
     assert inside["router"]["weight"].dtype == jnp.float32
