@@ -129,8 +129,10 @@ def _wait(
 
 def _environment() -> dict[str, str]:
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in f]
-    # On a machine with fewer cores than virtual devices some wait long for the others.
+    # On a machine with fewer cores than virtual devices some wait long for the others. Level 0: what is compiled runs
+    # for a moment only.
     flags += [
+        "--xla_backend_optimization_level=0",
         "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     ]
