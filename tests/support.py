@@ -78,3 +78,27 @@ def train_config(changes: dict[str, Any]) -> Any:
         tree[group] = read_option(group, name)
     tree |= {"name": "test", "resume": None, "output": "text"}
     return TrainConfig.model_validate(OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
+
+
+def write_pretrained(
+    folder: Path, *, tokenizer: Path | None = None, changes: dict[str, Any] | None = None
+) -> Path:
+    """A small random Qwen3 as a HuggingFace directory, with the tokenizer files of another directory."""
+    import shutil
+
+    import jax
+
+    from lmx import params as param_tree
+    from lmx.models.hf import write_checkpoint
+
+    small = {"n_layers": 2, "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "mlp.d_ff": 48}
+    more = {"vocab_size": 640, "initializer.embedding": 0.5, "initializer.matrix": 0.3}
+    config = model_config("qwen3_0p6b", small | more | (changes or {}))
+    model = build_model(config)
+    params = param_tree.init(model.specs, jax.random.key(3), jnp.float32)
+    folder.mkdir(parents=True)
+    context = {"max_position_embeddings": 256}
+    write_checkpoint(folder, config, model.specs, params, dtype="float32", shard_bytes=10**9, more=context)
+    for name in ("tokenizer.json", "tokenizer_config.json") if tokenizer else ():
+        shutil.copy(tokenizer / name, folder / name)  # type: ignore[operator]
+    return folder

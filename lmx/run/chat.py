@@ -165,7 +165,9 @@ def chat(composed: Any, run_dir: Path) -> None:
     config: ChatConfig = composed.config
     watched = sys.stdin.isatty()
     with requests():
-        loaded = load(config.source, config.dtype, which=config.which, weights=config.weights)
+        loaded = load(
+            config.source, config.dtype, which=config.which, weights=config.weights, mesh=config.mesh
+        )
         if loaded.tokenizer is None:
             raise ValueError(f"from={config.source}: has no tokenizer, so there is no text to talk in")
         sampling_knobs(loaded, config)

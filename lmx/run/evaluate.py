@@ -26,7 +26,9 @@ def evaluate(composed: Any, run_dir: Path) -> float:
 
         return evaluate_tasks(config)
     with requests():
-        loaded = load(config.source, config.dtype, which=config.which, weights=config.weights)
+        loaded = load(
+            config.source, config.dtype, which=config.which, weights=config.weights, mesh=config.mesh
+        )
         trainer = loaded.config.trainer
         data = config.data or loaded.config.data
         length = config.sequence_length or trainer.sequence_length

@@ -54,7 +54,9 @@ def generate(composed: Any, run_dir: Path) -> None:
     """Prints a continuation for each prompt, as it comes; with `output=json` a list of objects."""
     config: GenerateConfig = composed.config
     with requests():
-        loaded = load(config.source, config.dtype, which=config.which, weights=config.weights)
+        loaded = load(
+            config.source, config.dtype, which=config.which, weights=config.weights, mesh=config.mesh
+        )
         prompts = read_prompts(config, loaded)
         knobs: dict[str, Any] = sampling_knobs(loaded, config) | {"logprobs": config.logprobs}
         asked = [

@@ -137,7 +137,9 @@ def evaluate_tasks(config: EvalConfig) -> float:
         if wrong:
             where = "" if config.include_path is None else f" or in {config.include_path}"
             raise ValueError(f"tasks: the harness has no task {wrong[0]!r}{where}")
-        loaded = load(config.source, config.dtype, which=config.which, weights=config.weights)
+        loaded = load(
+            config.source, config.dtype, which=config.which, weights=config.weights, mesh=config.mesh
+        )
         judged = Judged(loaded, config)
     found = simple_evaluate(
         model=_adapter(judged),

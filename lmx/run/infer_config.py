@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lmx.config.component import Config, Fault, field
+from lmx.config.mesh import Mesh
 from lmx.config.types import Count, Flag, Fraction, NonNegative, Positive, PositiveReal, Real, Text
 from lmx.data import Data
 from lmx.run.places import folder_faults, prompts_faults, source_faults
@@ -26,6 +27,7 @@ class Sampling(Config):
         "parameters or their average; auto: the average when kept"
     )
     dtype: Dtype = field("of parameters and computation")
+    mesh: Mesh | None = field("devices; null: one, or those of the run", effect="throughput")
     generation_config: Literal["auto", "ignore"] = field(
         "auto: what is `auto` below is taken from the directory's generation_config.json; ignore: never"
     )
@@ -113,6 +115,7 @@ class EvalConfig(Config):
         "parameters or their average; auto: the average when kept"
     )
     dtype: Dtype = field("of parameters and computation")
+    mesh: Mesh | None = field("devices; null: one, or those of the run", effect="throughput")
     data: Data | None = field("what is evaluated on; null: the data of the run")
     split: Literal["eval"] = field("which side of the data")
     sequence_length: Positive | None = field("context; null: that of the run", unit="tokens")

@@ -14,6 +14,7 @@ from lmx import params as param_tree
 from lmx.config.compose import load as compose
 from lmx.config.compose import read_tree
 from lmx.config.errors import RequestError
+from lmx.config.mesh import Mesh
 from lmx.config.overrides import write_value
 from lmx.config.validate import validate
 from lmx.data.pretrained import IdsOnly
@@ -167,18 +168,19 @@ def load(
     *,
     which: Which = "last",
     weights: Literal["auto", "params", "ema"] = "auto",
+    mesh: Mesh | None = None,
 ) -> Loaded:
     """The model at `path`, a run directory, RUN/checkpoints/STEP or a HuggingFace directory, computing in `dtype`.
 
     `which`: the `last` checkpoint, the `best`, or a step. `weights`: `params`, their average `ema`, or `auto`: the
-    average when the run kept one. Raises RequestError where there is nothing whole to load,
-    and where the chosen checkpoint is damaged.
+    average when the run kept one. `mesh`: the devices, where it is to be others than one, or those of the run.
+    Raises RequestError where there is nothing whole to load, and where the chosen checkpoint is damaged.
     """
     source = find(path, which)
-    config = source.config
-    mesh = make_mesh(config.mesh)
-    model, kernels = build_model(for_inference(config), mesh, dtype)
-    shardings = param_tree.shardings(model.specs, mesh, config.mesh.rules)
+    config = source.config if mesh is None else source.config.model_copy(update={"mesh": mesh})
+    devices = make_mesh(config.mesh)
+    model, kernels = build_model(for_inference(config), devices, dtype)
+    shardings = param_tree.shardings(model.specs, devices, config.mesh.rules)
     if source.checkpoint is not None:
         params = hf.load_params(source.run, source.checkpoint, model.specs, shardings, dtype)
         return Loaded(config, model, kernels, params, config.tokenizer.build(), 0)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmx.data.pretrained import open_tokenizer
 from lmx.infer.text import TextStream
+from tests.support import ROOT
+
+FIXTURES = ROOT.parent / "shared" / "parity" / "tokenizers"
 
 
 class Bytes:
@@ -45,3 +52,21 @@ def test_an_unfinished_character_becomes_a_replacement_at_the_end():
     stream = TextStream(Bytes(), [])
     assert stream.push([0x61, 0xE2, 0x82]) == "a"
     assert stream.finish() == "\ufffd"
+
+
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason="the parity fixtures are not here")
+@pytest.mark.parametrize("name", ["bytelevel_chatml", "sentencepiece_llama"])
+def test_tokenizers_that_decode_to_text_show_whole_characters_only(name):
+    """Whose tokens are parts of characters: an emoji is four bytes, each a token of its own."""
+    size = json.loads((FIXTURES / name / "expected.json").read_text())["vocab_size"]
+    tokenizer = open_tokenizer(str(FIXTURES / name), vocab_size=size)
+    text = "na\u00efve \U0001f600\U0001f680 \u65e5\u672c\u8a9e, end"
+    ids = tokenizer.encode(text).tolist()
+    assert len(ids) > len(text)
+    stream, shown = TextStream(tokenizer, []), []
+    for i in ids:
+        shown.append(stream.push([i]))
+    shown.append(stream.finish())
+    assert "".join(shown) == tokenizer.decode(ids)
+    assert not any("\ufffd" in piece for piece in shown)
+    assert "\U0001f600" in shown
