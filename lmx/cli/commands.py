@@ -36,6 +36,8 @@ COMMANDS: dict[str, Entry] = {
     "sweep status": Entry("lmx.cli.sweep", "jobs of a sweep, their progress, the time that is left"),
     "sweep resume": Entry("lmx.cli.sweep", "go on with a sweep whose driver was stopped or killed"),
     "sweep cancel": Entry("lmx.cli.sweep", "end the running jobs of a sweep; they save first"),
+    "sweep table": Entry("lmx.cli.sweep", "results of a sweep, and which differences are more than noise"),
+    "sweep plot": Entry("lmx.cli.sweep", "draw a sweep: the loss by arm, or a parameter against the result"),
     "data prepare": Entry("lmx.cli.data", "tokenise text into shards"),
     "data inspect": Entry("lmx.cli.data", "show batches as training sees them"),
     "tokenizer train": Entry("lmx.cli.tokenizer", "learn a tokenizer from text"),
@@ -69,7 +71,7 @@ def find(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
         name = " ".join(arguments[:length])
         if name in names:
             return name, list(arguments[length:])
-    if arguments[0] == "verify" and "verify mesh" in names and any("=" in word for word in arguments[1:]):
+    if list(arguments[:1]) == ["verify"] and "verify mesh" in names and any("=" in word for word in arguments[1:]):
         return "verify mesh", list(arguments[1:])  # lmx verify mesh=a,b
     return None, []
 

@@ -1,4 +1,4 @@
-"""`lmx sweep run | status | resume | cancel`."""
+"""`lmx sweep run | status | resume | cancel | table | plot`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,29 @@ def cancel(composed: Any, run_dir: Path) -> None:
         print(to_json({"sweep": str(folder), "message": said}))
     else:
         print(f"{folder}: {said}")
+
+
+def table(composed: Any, run_dir: Path) -> None:
+    """Shows the results of a sweep."""
+    from lmx.sweep.command import find
+    from lmx.sweep.table import show
+
+    show(find(composed.config.sweep), composed.config)
+
+
+def plot(composed: Any, run_dir: Path) -> None:
+    """Draws a sweep."""
+    from lmx.sweep.command import find
+    from lmx.sweep.plot import draw
+
+    folder = find(composed.config.sweep)
+    to = draw(folder, composed.config)
+    if composed.config.output == "json":
+        from lmx.io.files import to_json
+
+        print(to_json({"sweep": str(folder), "picture": str(to)}))
+    else:
+        print(f"drawn: {to}")
 
 
 def _show(config: Any, folder: Path) -> None:
@@ -97,6 +120,31 @@ COMMANDS = (
         function=cancel,
         keys=("sweep", "timeout", "output"),
         examples=(("lmx sweep cancel sweeps/DIR", "`lmx sweep resume sweeps/DIR` goes on"),),
+        positional="sweep",
+    ),
+    Command(
+        name="sweep table",
+        summary="results of a sweep, and which differences are more than noise",
+        schema="lmx.sweep.config:SweepTable",
+        function=table,
+        keys=("sweep", "metric", "best_is", "seed", "output"),
+        examples=(
+            ("lmx sweep table sweeps/DIR", "a row a job; mean and spread over seeds; further seeds needed"),
+            ("lmx sweep table sweeps/DIR metric=tokens_per_second best_is=highest", "another result"),
+            ("lmx sweep table sweeps/DIR output=csv > results.csv", "for a spreadsheet"),
+        ),
+        positional="sweep",
+    ),
+    Command(
+        name="sweep plot",
+        summary="draw a sweep: the loss by arm, or a parameter against the result",
+        schema="lmx.sweep.config:SweepPlot",
+        function=plot,
+        keys=("sweep", "kind", "x", "metric", "seed", "to", "output"),
+        examples=(
+            ("lmx sweep plot sweeps/DIR", "the evaluation loss of each arm over the steps"),
+            ("lmx sweep plot sweeps/DIR kind=parameter x=optimizer.learning_rate", "rate against loss"),
+        ),
         positional="sweep",
     ),
 )

@@ -116,3 +116,28 @@ class SweepCancel(Config):
     sweep: Text | None = field("folder of the sweep; null: the newest", effect="bookkeeping")
     timeout: Duration = field("how long to wait for the driver", unit="s", effect="bookkeeping")
     output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+
+class SweepTable(Config):
+    """`lmx sweep table`."""
+
+    sweep: Text | None = field("folder of the sweep; null: the newest", effect="bookkeeping")
+    metric: Text = field("a number of summary.json", effect="bookkeeping")
+    best_is: Literal["lowest", "highest"] = field("which value of it is good", effect="bookkeeping")
+    seed: Text = field("the key in which jobs of one arm differ", effect="bookkeeping")
+    output: Literal["text", "csv", "markdown", "json"] = field("form of the result", effect="bookkeeping")
+
+
+class SweepPlot(Config):
+    """`lmx sweep plot`."""
+
+    sweep: Text | None = field("folder of the sweep; null: the newest", effect="bookkeeping")
+    kind: Literal["curves", "parameter"] = field("loss over steps, or result over x", effect="bookkeeping")
+    x: Text | None = field(
+        "key drawn against the metric; null: the one with most values", effect="bookkeeping"
+    )
+    metric: Text = field("a number of summary.json", effect="bookkeeping")
+    best_is: Literal["lowest", "highest"] = field("which value of it is good", effect="bookkeeping")
+    seed: Text = field("the key in which jobs of one arm differ", effect="bookkeeping")
+    to: Text | None = field("the picture; null: in the sweep's folder", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
