@@ -60,6 +60,18 @@ def _names(part: Any) -> tuple[str, ...]:
     return (part,) if isinstance(part, str) else tuple(part or ())
 
 
+def _scattered(x: jax.Array, names: tuple[str, ...], dimension: int, ways: int) -> jax.Array:
+    """The sum of `x` over the devices of some mesh axes, each with its part of a dimension.
+
+    Rows are scattered first, and then exchanged for columns where those are wanted: a TPU's compiler adds up all of
+    what it is to scatter by columns, and keeps it.
+    """
+    if dimension == 0 or x.shape[0] % ways:
+        return jax.lax.psum_scatter(x, names, scatter_dimension=dimension, tiled=True)
+    rows = jax.lax.psum_scatter(x, names, scatter_dimension=0, tiled=True)
+    return jax.lax.all_to_all(rows, names, split_axis=dimension, concat_axis=0, tiled=True)
+
+
 def over_devices(spread: Spread, evaluate: Callable[..., Any]) -> Callable[..., Any]:
     """`evaluate(hidden, weight, bias, targets, weights) -> ((nll, z, d_weight, d_bias), d_hidden)` on each device.
 
@@ -75,7 +87,7 @@ def over_devices(spread: Spread, evaluate: Callable[..., Any]) -> Callable[..., 
         d_weight, left = sums.d_weight, set(spread.axes)
         for dimension, names in enumerate(spread.head):
             if names:
-                d_weight = jax.lax.psum_scatter(d_weight, names, scatter_dimension=dimension, tiled=True)
+                d_weight = _scattered(d_weight, names, dimension, math.prod(spread.mesh.shape[n] for n in names))
                 left -= set(names)
         rest = tuple(name for name in spread.axes if name in left)
         d_weight = jax.lax.psum(d_weight, rest) if rest else d_weight

@@ -10,7 +10,7 @@ from lmx.layers.loss import Head, cross_entropy
 from lmx.layers.spread import spread_of
 
 mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-B, T, D, V = 8, 24, 16, 50
+B, T, D, V = 8, 24, 16, 52
 RULES = [
     {"batch": ["data", "fsdp"], "length": None, "vocab": None, "embed": "fsdp"},
     {"batch": "data", "length": "fsdp", "vocab": "tensor", "embed": "fsdp"},
