@@ -25,7 +25,8 @@ LOGICAL_AXES: dict[str, str] = {
     "expert_embed": "width of the residual stream, in the weights of experts",
     "expert_ffn": "hidden width of an expert",
     "router": "outputs of a router",
-    "latent": "narrow vector of latent attention",
+    "latent": "narrow vector of latent attention, in the weights that read it",
+    "latent_out": "narrow vector of latent attention, in the weights that make it",
     # of activations
     "batch": "sequences of a batch",
     "length": "positions of a sequence, in the batch and inside attention and MLP",
@@ -42,7 +43,7 @@ TOGETHER: tuple[tuple[str, ...], ...] = (
     ("layers", "embed", "heads", "head"),
     ("layers", "embed", "kv_heads", "head"),
     ("layers", "latent", "heads", "head"),
-    ("layers", "embed", "latent"),
+    ("layers", "embed", "latent_out"),
     ("layers", "embed", "ffn"),
     ("layers", "embed", "router"),
     ("layers", "experts", "expert_embed", "expert_ffn"),

@@ -38,7 +38,7 @@ def latent_specs(config: Any, stack: int, matrix: Any, out: Any) -> dict[str, Tr
         return norm_specs(size, "norm", scale="weight", bias=False, stack=stack)
 
     specs: dict[str, Tree] = {
-        "latent_down": down(rank, "latent"),
+        "latent_down": down(rank, "latent_out"),
         "latent_norm": scale(rank),
         "key_rope": down(latent.rope_dim, "head"),
         "key_value": up(rank, "latent", plain + latent.value_dim),
@@ -51,7 +51,7 @@ def latent_specs(config: Any, stack: int, matrix: Any, out: Any) -> dict[str, Tr
     }
     biases = {"latent_down_bias": rank, "key_rope_bias": latent.rope_dim}
     if latent.query_rank:
-        specs |= {"query_down": down(latent.query_rank, "latent"), "query_norm": scale(latent.query_rank)}
+        specs |= {"query_down": down(latent.query_rank, "latent_out"), "query_norm": scale(latent.query_rank)}
         specs["query"] = up(latent.query_rank, "latent", config.head_dim)
         biases["query_down_bias"] = latent.query_rank
     else:
