@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+from omegaconf import OmegaConf
 
 from lmx.config.mesh import Mesh
 from lmx.sharding import axis_sizes, describe_mesh, links, make_mesh
@@ -25,7 +26,7 @@ class Device:
 
 
 def mesh_config(option="fsdp_tp", **axes):
-    tree = read_option("mesh", option)
+    tree = OmegaConf.to_container(OmegaConf.create(read_option("mesh", option)), resolve=True)
     return Mesh.model_validate(tree | {"axes": axes or tree["axes"]})
 
 
