@@ -32,12 +32,14 @@ class Memory(NamedTuple):
     outputs     results that do not lie in donated arguments
     temporaries what it needs besides, at most
     host        arguments, results and temporaries that lie in the host's memory
+    told        temporaries as `memory_analysis()` has them: on TPU more than the program allocates
     """
 
     arguments: int
     outputs: int
     temporaries: int
     host: int
+    told: int
 
     @property
     def peak(self) -> int:
@@ -57,15 +59,22 @@ class Found(NamedTuple):
     seen_bytes: int
 
 
-def memory_of(compiled: Any) -> Memory:
-    """From `compiled.memory_analysis()`."""
+def memory_of(compiled: Any, platform: str) -> Memory:
+    """From `compiled.memory_analysis()`.
+
+    On TPU `peak_memory_in_bytes` is what the program's buffers are laid into, arguments and results among them (the
+    same total as in the compiler's own memory report); on other platforms it leaves temporaries out.
+    """
     m = compiled.memory_analysis()
     host = m.host_argument_size_in_bytes + m.host_output_size_in_bytes + m.host_temp_size_in_bytes
+    outputs = m.output_size_in_bytes - m.alias_size_in_bytes
+    laid = m.peak_memory_in_bytes - m.argument_size_in_bytes - outputs
     return Memory(
-        m.argument_size_in_bytes,
-        m.output_size_in_bytes - m.alias_size_in_bytes,
-        m.temp_size_in_bytes,
-        host - m.host_alias_size_in_bytes,
+        arguments=m.argument_size_in_bytes,
+        outputs=outputs,
+        temporaries=max(laid, 0) if platform == "tpu" else m.temp_size_in_bytes,
+        host=host - m.host_alias_size_in_bytes,
+        told=m.temp_size_in_bytes,
     )
 
 

@@ -238,7 +238,8 @@ def _compile(
     # The text of a program for TPU7x brings the process down.
     if look_inside and "TPU7x" not in str(parts.mesh.devices.flat[0].device_kind):
         found = read_program(compiled.as_text() or "", dict(parts.mesh.shape))
-    return _Compiled(memory_of(compiled), needed, found, taken)
+    platform = parts.mesh.devices.flat[0].platform
+    return _Compiled(memory_of(compiled, platform), needed, found, taken)
 
 
 class _Cache:

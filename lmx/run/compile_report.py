@@ -55,6 +55,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "argument_bytes": None if memory is None else memory.arguments,
         "output_bytes": None if memory is None else memory.outputs,
         "temp_bytes": None if memory is None else memory.temporaries,
+        "temp_bytes_of_memory_analysis": None if memory is None else memory.told,
         "host_bytes": None if memory is None else memory.host,
         "peak_bytes": report.peak,
         "hbm_bytes": report.hbm,

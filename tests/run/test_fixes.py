@@ -21,7 +21,7 @@ def config(**more):
 def report(needs):
     def one(config):
         peak = needs(config)
-        memory = Memory(2 * GB, 0, peak - 2 * GB, 0)
+        memory = Memory(2 * GB, 0, peak - 2 * GB, 0, peak - 2 * GB)
         needed = peak if peak > 16 * GB else None
         return Report(
             "train", "v5e:2x2", 1, 4, "TPU v5 lite", {"fsdp": 4}, memory, needed, None, 1.0, 16 * GB, 1.0, ""
