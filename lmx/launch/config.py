@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lmx.config.component import field
-from lmx.config.types import Positive, Text
+from lmx.config.types import Duration, Positive, Text
 from lmx.launch import gang
 from lmx.launch.target import DEFAULT_GRACE, Attempt, Plan, Seen, Step, Target
 
@@ -46,3 +48,69 @@ class Local(Processes):
         from lmx.launch.local import layout
 
         return layout(self, plan)
+
+
+class Ssh(Processes):
+    """Hosts that are reached by ssh. Checkpoints of several hosts need a file system that they share."""
+
+    hosts: list[Text] | None = field("[user@]host[:port] of each host, host 0 first", effect="bookkeeping")
+    hosts_file: Text | None = field("file with a host a line, after those of `hosts`", effect="bookkeeping")
+    processes: Positive = field("processes on each host", effect="bookkeeping")
+    devices: Positive | None = field(
+        "virtual CPU devices of each process; null: the devices of the host", effect="bookkeeping"
+    )
+    ssh: Text = field("the OpenSSH client", effect="bookkeeping")
+    options: list[Text] = field("further words for it, such as -i and a key", effect="bookkeeping")
+    python: Text = field("the Python on the hosts that has lmx's packages", effect="bookkeeping")
+    workdir: Text = field(
+        "working directory on the hosts: runs/, code/, launches/ are made in it", effect="bookkeeping"
+    )
+    code: Text = field(
+        "snapshot: this git checkout as it is now, what is not committed included; installed: the lmx that is "
+        "installed there; else a folder on the hosts that holds lmx",
+        effect="bookkeeping",
+    )
+    setup: Text | None = field(
+        "shell command that each host runs once before the first run, its log kept in workdir/setup; null: none",
+        effect="bookkeeping",
+    )
+    env: dict[str, Text] = field("variables of the environment of every process", effect="bookkeeping")
+    coordinator: Text | None = field(
+        "name or address of host 0 for the other hosts; null: as in `hosts`", effect="bookkeeping"
+    )
+    connect_timeout: Duration = field("how long a connection may take", unit="s", effect="bookkeeping")
+    lost_after: Duration = field(
+        "after how long without an answer a host counts as lost", unit="s", effect="bookkeeping"
+    )
+
+    def takes_snapshot(self) -> bool:
+        """Whether the code of this checkout is sent."""
+        return self.code == "snapshot"
+
+    def run_dir(self, path: Path) -> str:
+        """runs/NAME in the working directory of the hosts."""
+        return f"runs/{path.name}"
+
+    def layout(self, plan: Plan) -> gang.Layout:
+        """The hosts, with a port that is free on host 0."""
+        from lmx.launch.ssh import layout
+
+        return layout(self, plan)
+
+    def check(self, plan: Plan) -> None:
+        """Asks every host for its versions."""
+        from lmx.launch.ssh import check
+
+        check(self, plan)
+
+    def prepare(self, plan: Plan) -> None:
+        """Sends code, runs setup."""
+        from lmx.launch.ssh import prepare
+
+        prepare(self, plan)
+
+    def steps(self, plan: Plan) -> list[Step]:
+        """What would be asked of each host, the port of process 0 left open."""
+        from lmx.launch.ssh import layout, prepare_steps
+
+        return [*prepare_steps(self, plan), *gang.steps(plan, layout(self, plan, port=0))]

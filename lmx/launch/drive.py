@@ -137,7 +137,24 @@ def _attempts(launch: Launch, say: Say, show: Say) -> Ended:
                 f"attempt {number}" + (f", going on from step {checkpoint}" if checkpoint is not None else "")
             )
             note(plan.folder, "starting", attempt=number, checkpoint=checkpoint)
-            attempt = launch.target.start(plan, number, resume=checkpoint is not None)
+            try:
+                attempt = launch.target.start(plan, number, resume=checkpoint is not None)
+            except RequestError as error:
+                if number == 0:
+                    raise
+                # It was sound before: a host that does not answer now may come back.
+                facts = {"attempt": number, "exit_code": 1, "progressed": False, "checkpoint": checkpoint}
+                note(plan.folder, "ended", **facts, message=str(error))
+                decision = decide(
+                    results(plan.folder),
+                    max_failures=policy.max_failures,
+                    max_preemptions=policy.max_preemptions,
+                )
+                say(f"{error}\n{decision.reason}; {decision.action}")
+                if decision.action == "give up":
+                    return Ended(1, f"{error}\n{decision.reason}")
+                _pause(plan.folder, policy.restart_after)
+                continue
             write(plan, attempt)
             note(plan.folder, "started", attempt=number)
         seen, asked = _follow(launch, attempt, say, show)

@@ -62,7 +62,9 @@ def request_of(plan: Plan, layout: Layout, host: int, number: int, *, resume: bo
         "tasks": tasks,
         "run_dir": plan.run_dir if host == 0 else None,
         "reset": number if number and not resume else None,
-        "files": {"config.yaml": plan.config.read_text(encoding="utf-8") if plan.config.exists() else "(as above)"},
+        "files": {
+            "config.yaml": plan.config.read_text(encoding="utf-8") if plan.config.exists() else "(as above)"
+        },
         "path": layout.code,
     }
 
@@ -169,7 +171,8 @@ def poll(plan: Plan, attempt: Attempt, *, logs: bool) -> Seen:
         return {**answer, "heard": time.time(), "complete": complete}
 
     found = each(ask, len(hosts))
-    write_atomic(folder / "seen.json", json.dumps({str(i): f for i, f in enumerate(found)}))
+    if logs:  # others look while the driver starts processes: what they see is no last word
+        write_atomic(folder / "seen.json", json.dumps({str(i): f for i, f in enumerate(found)}))
     tasks = [task for i, host in enumerate(hosts) for task in _seen(attempt, i, host, found[i])]
     return Seen(tuple(tasks), found[0].get("step"), found[0].get("checkpoint"))
 

@@ -1,0 +1,216 @@
+"""Target `ssh`: hosts that are reached by an OpenSSH client, all asked at the same time."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lmx.config.errors import RequestError
+from lmx.io.files import read_json
+from lmx.launch import gang
+from lmx.launch.config import Ssh
+from lmx.launch.host import Host, Unreachable, missing_program
+from lmx.launch.target import Plan, Step, each
+
+PACKAGES = ("lmx", "jax", "jaxlib", "optax", "hydra-core", "pydantic", "orbax-checkpoint", "grain")
+LEAST_PYTHON = (3, 11)
+PROBE_TIMEOUT = 30.0
+SETUP_TIMEOUT = 3600.0
+
+
+def hosts_of(target: Ssh) -> tuple[Host, ...]:
+    """The hosts of the list or the file, in order. RequestError where the file is not there, or a host comes twice."""
+    return tuple(Host(name, way(target, name), target.python) for name in names_of(target))
+
+
+def names_of(target: Ssh) -> list[str]:
+    """`user@host:port` of each host."""
+    names = list(target.hosts or ())
+    if target.hosts_file is not None:
+        path = Path(target.hosts_file).expanduser()
+        if not path.is_file():
+            raise RequestError(
+                f"target.hosts_file={path}: there is no such file; a line a host: [user@]host[:port]"
+            )
+        lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names += [line for line in lines if line]
+    if not names:
+        raise RequestError("there is no host; set target.hosts=[host1,host2] or target.hosts_file=FILE")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RequestError(f"target.hosts: {', '.join(twice)} stands there twice; each host runs one agent")
+    return names
+
+
+def way(target: Ssh, name: str) -> tuple[str, ...]:
+    """The words before a shell command on a host. One connection is kept open and used again."""
+    address, colon, port = name.rpartition(":")
+    if not (colon and port.isdecimal()):
+        address, port = name, ""
+    Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)  # ssh ends where the socket cannot be made
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": f"{target.connect_timeout:.0f}",
+        "ServerAliveInterval": "5",
+        "ServerAliveCountMax": "3",
+        "ControlMaster": "auto",
+        "ControlPersist": "60",
+        "ControlPath": "~/.ssh/lmx-%C",
+    }
+    words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    return (target.ssh, "-T", *target.options, *words, *(("-p", port) if port else ()), address)
+
+
+def coordinator_of(target: Ssh) -> str:
+    """The name that the other hosts reach host 0 by."""
+    if target.coordinator is not None:
+        return target.coordinator
+    address = names_of(target)[0].rpartition("@")[2]
+    host, colon, port = address.rpartition(":")
+    return host if colon and port.isdecimal() else address
+
+
+def code_folder(target: Ssh, plan: Plan) -> str | None:
+    """Where the code is on the hosts; None where lmx is installed there."""
+    if target.code == "snapshot":
+        return f"{target.workdir}/code/{plan.code}"
+    return None if target.code == "installed" else target.code
+
+
+def layout(target: Ssh, plan: Plan, *, port: int | None = None) -> gang.Layout:
+    """Hosts and processes. `port`: that was free on host 0 a moment ago; None: host 0 is asked."""
+    hosts = hosts_of(target)
+    if port is None:
+        try:
+            port = int(hosts[0].call("probe", timeout=PROBE_TIMEOUT, python=target.python)["port"])
+        except Unreachable as error:
+            raise RequestError(f"{error}; see ssh {hosts[0].name}") from None
+    environment = dict(target.env)
+    if target.devices is not None:
+        environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(target.devices)}
+    return gang.Layout(
+        hosts=hosts,
+        per_host=target.processes,
+        workdir=target.workdir,
+        coordinator=f"{coordinator_of(target)}:{port or 'PORT'}",
+        environment=environment,
+        code=code_folder(target, plan),
+        lost_after=target.lost_after,
+    )
+
+
+def check(target: Ssh, plan: Plan) -> None:
+    """RequestError with all that is wrong on any host: unreachable, another Python, packages missing or different."""
+    hosts = hosts_of(target)
+    if shutil.which(target.ssh) is None:
+        raise RequestError(missing_program(target.ssh))
+    code = target.code if target.code not in ("snapshot", "installed") else None
+
+    def ask(i: int) -> dict[str, Any]:
+        try:
+            return hosts[i].call(
+                "probe", timeout=PROBE_TIMEOUT, python=target.python, code=code, packages=list(PACKAGES)
+            )
+        except (Unreachable, RequestError) as error:
+            cure = f"; try: ssh {hosts[i].name}" if isinstance(error, Unreachable) else ""
+            return {"wrong": f"{error}{cure}"}
+
+    found = each(ask, len(hosts))
+    wrong = [answer["wrong"] for answer in found if "wrong" in answer]
+    sound = [(host.name, answer) for host, answer in zip(hosts, found, strict=True) if "wrong" not in answer]
+    record = read_json(plan.folder / "plan.json") or {}
+    wrong += differences(target, sound, sends_lmx=bool(record.get("code", {}).get("has_lmx")))
+    if wrong:
+        raise RequestError(
+            "\n    ".join([f"nothing was started: {len(wrong)} problems with the hosts", *wrong])
+        )
+
+
+def differences(target: Ssh, found: list[tuple[str, dict[str, Any]]], *, sends_lmx: bool) -> list[str]:
+    """What does not fit: a Python too old or other than host 0's, packages missing or other than host 0's."""
+    wrong: list[str] = []
+    if not found:
+        return wrong
+    first_name, first = found[0]
+    for name, answer in found:
+        version = tuple(map(int, answer["python"].split(".")[:2]))
+        if version < LEAST_PYTHON:
+            wrong.append(f"{name}: {target.python} is Python {answer['python']}; lmx needs 3.11 or newer")
+            continue
+        if version != tuple(map(int, first["python"].split(".")[:2])):
+            wrong.append(
+                f"{name}: Python {answer['python']}, but {first_name} has {first['python']}; set target.python to the "
+                "same version on all"
+            )
+        packages, wanted = answer["packages"], first["packages"]
+        needed = [p for p in PACKAGES if p != "lmx"]
+        missing = [p for p in needed if packages[p] is None]
+        if missing:
+            wrong.append(
+                f"{name}: {target.python} has no {', '.join(missing)}; install lmx there: pip install lmx"
+            )
+            continue
+        wrong += [
+            f"{name}: {p} {packages[p]}, but {first_name} has {wanted[p]}; install the same version on all"
+            for p in needed
+            if wanted[p] is not None and packages[p] != wanted[p]
+        ]
+        wrong += _lmx(target, name, answer, sends_lmx)
+    return wrong
+
+
+def _lmx(target: Ssh, name: str, answer: dict[str, Any], sends_lmx: bool) -> list[str]:
+    """What is wrong with the lmx that a host would run."""
+    from importlib import metadata
+
+    if sends_lmx:
+        return []
+    if target.code not in ("snapshot", "installed"):
+        return (
+            []
+            if answer["code"] or answer["packages"]["lmx"] is not None
+            else [f"{name}: target.code={target.code}: there is no lmx in that folder, and none installed"]
+        )
+    here, there = metadata.version("lmx"), answer["packages"]["lmx"]
+    if there is None:
+        return [
+            f"{name}: {target.python} has no lmx; install lmx=={here} there, or start in lmx's own git checkout"
+        ]
+    return [] if there == here else [f"{name}: lmx {there}, but {here} here; install lmx=={here} there"]
+
+
+def prepare_steps(target: Ssh, plan: Plan) -> list[Step]:
+    """What brings code and setup to every host."""
+    steps: list[Step] = []
+    for i, host in enumerate(hosts_of(target)):
+        if target.code == "snapshot":
+            step = host.step("unpack", folder=code_folder(target, plan))
+            steps.append(step._replace(input=f"{step.input}\nthen {plan.folder / 'code.tar'}"))
+        if target.setup is not None:
+            steps.append(host.step("setup", **setup_request(target, i)))
+    return steps
+
+
+def setup_request(target: Ssh, host: int) -> dict[str, Any]:
+    """What the agent is asked to run once on each host; another command is another mark."""
+    import hashlib
+
+    assert target.setup is not None
+    # By host: a file system may be shared, installed packages are not.
+    mark = f"setup-{hashlib.sha256(target.setup.encode()).hexdigest()[:12]}-{host}"
+    return {"command": target.setup, "folder": f"{target.workdir}/setup", "mark": mark, "cwd": target.workdir}
+
+
+def prepare(target: Ssh, plan: Plan) -> None:
+    """Sends the code and runs the setup on all hosts at once."""
+    hosts = hosts_of(target)
+    data = (plan.folder / "code.tar").read_bytes() if target.code == "snapshot" else b""
+
+    def one(i: int) -> None:
+        if data:
+            hosts[i].call("unpack", timeout=SETUP_TIMEOUT, data=data, folder=code_folder(target, plan))
+        if target.setup is not None:
+            hosts[i].call("setup", timeout=SETUP_TIMEOUT, **setup_request(target, i))
+
+    gang.on_all(hosts, one)
