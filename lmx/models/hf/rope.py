@@ -34,6 +34,12 @@ def read_ropes(
         keys.refuse("rope_parameters" if new is not None else "rope_scaling", told)
     context = (keys, length)
     if any(name in LAYER_TYPES for name in told):
+        others = sorted(set(told) - set(LAYER_TYPES))
+        if others:
+            raise RequestError(
+                f"{keys.where}: rope_parameters has entries by layer type, and beside them {', '.join(others)} for all "
+                "layers: which of them count is not clear; remove the others"
+            )
         return {name: _read(part or {}, theta, fraction, layout, context) for name, part in told.items()}
     rope = _read(told, theta, fraction, layout, context)
     return {name: rope for name in types} if types else {"": rope}

@@ -107,6 +107,10 @@ def test_weights_are_missing(folder):
         ({"hidden_act": "mish"}, r'hidden_act="mish" is not supported in llama'),
         ({"rope_scaling": {"rope_type": "banana", "factor": 2.0}}, 'rope_type="banana" is not supported'),
         ({"rope_scaling": {"rope_type": "linear"}}, "lacks factor"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}, "factor": 2.0}},
+            "beside them factor for all layers",
+        ),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "twist": 1}}, "twist not known for linear"),
         ({"clip_qkv": 8.0}, r"clip_qkv=8\.0: not known in llama"),
         ({"hidden_size": ...}, "lacks hidden_size"),
@@ -203,3 +207,25 @@ def test_shards_read_only_what_they_hold(folder):
 
     again = hf.load_params(folder, found, model.specs, map_params(split, model.specs), "float32")
     jax.tree.map(np.testing.assert_array_equal, whole, again)
+
+
+@pytest.mark.parametrize(
+    ("told", "ours"),
+    [
+        ({}, "gelu_tanh"),
+        ({"hidden_act": "gelu"}, "gelu_tanh"),
+        ({"hidden_act": "gelu", "hidden_activation": None}, "gelu_tanh"),
+        ({"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}, "gelu_tanh"),
+        ({"hidden_act": "silu", "hidden_activation": "silu"}, "silu"),
+        ({"hidden_act": "gelu", "hidden_activation": "gelu"}, None),
+        ({"hidden_act": "silu"}, None),
+    ],
+)
+def test_the_activation_of_gemma_is_what_every_release_takes_it_for(told, ours):
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 1}
+    raw = {**sizes, "model_type": "gemma", "intermediate_size": 48, "vocab_size": 64, "head_dim": 8, **told}
+    if ours is None:
+        with pytest.raises(RequestError, match=r"hidden_activation=.* differ"):
+            parse_config(raw, "file")
+    else:
+        assert parse_config(raw, "file").config.mlp.activation == ours
