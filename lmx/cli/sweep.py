@@ -80,7 +80,7 @@ COMMANDS = (
         summary="freeze a sweep of training runs and run it on a pool of pods",
         schema="lmx.sweep.config:SweepRun",
         function=run_new,
-        keys=("dir", "pool", "pool.size", "retries.max_failures", "detach", "dry_run", "output"),
+        keys=("dir", "pool", "pool.size", "retries.max_failures", "stopping", "detach", "dry_run", "output"),
         examples=(
             ("lmx sweep run optimizer.learning_rate=1e-3,3e-3 trainer.seed=0,1", "four runs, two at a time"),
             ("lmx sweep run model=tiny,nano pool.size=4 pool.cores=divided detach=true", "in the background"),
@@ -88,7 +88,7 @@ COMMANDS = (
         ),
         collects=(
             "overrides",
-            ("overrides", "pool", "retries", "dir", "poll", "detach", "dry_run", "output"),
+            ("overrides", "pool", "retries", "stopping", "dir", "poll", "detach", "dry_run", "output"),
         ),
     ),
     Command(

@@ -36,7 +36,7 @@ from lmx.run.programs import StepPrograms
 from lmx.sharding.rows import rows_of_process
 from lmx.train.evaluate import Evaluation
 from lmx.train.loop import Events, Finished, run_steps
-from lmx.train.stop import OUT_OF_TIME, SharedStop, StopRequest
+from lmx.train.stop import OUT_OF_TIME, SharedStop, StopRequest, look_at_stop_file
 from lmx.types import Batch, TrainState, Tree
 
 
@@ -249,6 +249,7 @@ class Run:
             self.log.progress.say(f"step {step} sample: {text}")
         if self.checkpoints.due(step):
             self._save(step, state)
+            look_at_stop_file()
         self._profile(step)
 
     def _evaluate(self, step: int, state: TrainState) -> None:

@@ -1,5 +1,6 @@
 """Sweeps: many runs over many pods, frozen before the first starts, rebuilt from disk whatever happens."""
 
 from lmx.sweep.config import LocalPool, Pool, Retries
+from lmx.sweep.stopping import Asha, Median, Stopping
 
-__all__ = ["LocalPool", "Pool", "Retries"]
+__all__ = ["Asha", "LocalPool", "Median", "Pool", "Retries", "Stopping"]

@@ -6,20 +6,24 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmx.config.errors import DONE, STOPPED, LmxError, RequestError, Resumable
 from lmx.config.text import counted
+from lmx.io.records import read_metrics
 from lmx.run.config import TrainConfig
 from lmx.sweep import attempt
 from lmx.sweep.config import Pool, Retries, SweepRun
 from lmx.sweep.driver import Driver, Hooks
 from lmx.sweep.events import driver, read_events, states
 from lmx.sweep.freeze import freeze, make_plan, points
-from lmx.sweep.plan import Plan, read_plan, write_plan
-from lmx.sweep.results import result_of, schema_of
+from lmx.sweep.plan import Plan, read_plan, run_dir, write_plan
+from lmx.sweep.results import checkpointed, result_of, schema_of
+from lmx.sweep.stopping import Stopping
 
+_JUDGED_EVERY = 5.0
 SCHEMA = "lmx.run.config:TrainConfig"
 
 
@@ -51,7 +55,9 @@ def run(composed: Any) -> Path:
     if frozen.duplicates:
         say(f"{counted(frozen.duplicates, 'point')} left out: the same configuration as an earlier one")
     folder = Path(config.dir)
-    settings = {name: composed.tree[name] for name in ("pool", "retries", "poll")} | {"schema": SCHEMA}
+    settings = {name: composed.tree[name] for name in ("pool", "retries", "stopping", "poll")} | {
+        "schema": SCHEMA
+    }
     program = [sys.executable, str(Path(attempt.__file__).absolute())]
     plan = make_plan(folder, frozen, command=sys.argv, program=program, settings=settings)
     say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build()), 'pod')}: {folder}")
@@ -90,7 +96,7 @@ def resume(config: Any) -> Path:
 def drive(folder: Path, *, pool: Pool | None = None, **changes: int) -> None:
     """Works on a sweep until it ends. LmxError where jobs failed, Resumable where it was stopped."""
     plan = read_plan(folder)
-    schema, settings = schema_of(plan), plan.settings
+    settings = plan.settings
     own = Pool.model_validate(settings["pool"])
     working = Driver(
         folder,
@@ -98,7 +104,7 @@ def drive(folder: Path, *, pool: Pool | None = None, **changes: int) -> None:
         pods=(pool or own).build(),
         former=own.build(),
         retries=Retries.model_validate(settings["retries"]).model_copy(update=changes),
-        hooks=Hooks(result=lambda job: result_of(folder, job, schema), losing=lambda _: (), say=say),
+        hooks=_hooks(folder, plan),
         poll=settings["poll"],
     )
     try:
@@ -111,6 +117,38 @@ def drive(folder: Path, *, pool: Pool | None = None, **changes: int) -> None:
         raise LmxError(
             f"{folder}: {working.tally()}; `lmx sweep resume {folder} max_failures=N` tries them again"
         )
+
+
+def _losing(folder: Path, plan: Plan) -> Callable[[Driver], Sequence[int]]:
+    """Asks the sweep's rule of early stopping, every few seconds."""
+    tree = plan.settings.get("stopping")
+    if tree is None:
+        return lambda _: ()
+    rule, looked = Stopping.model_validate(tree), [0.0]
+
+    def losing(working: Driver) -> Sequence[int]:
+        if time.monotonic() < looked[0] + _JUDGED_EVERY:
+            return ()
+        looked[0] = time.monotonic()
+        courses = {job.number: _course(run_dir(folder, job.number), rule.metric) for job in plan.jobs}
+        return rule.losing(courses, set(working.active()))
+
+    return losing
+
+
+def _course(run: Path, metric: str) -> dict[int, float]:
+    rows = ((row["step"], row.get(metric)) for row in read_metrics(run))
+    return {step: float(value) for step, value in rows if isinstance(value, int | float)}
+
+
+def _hooks(folder: Path, plan: Plan) -> Hooks:
+    schema = schema_of(plan)
+    return Hooks(
+        result=lambda job: result_of(folder, job, schema),
+        losing=_losing(folder, plan),
+        say=say,
+        step=lambda job: checkpointed(run_dir(folder, job.number)),
+    )
 
 
 def _detach(folder: Path) -> None:
@@ -149,7 +187,7 @@ def cancel(folder: Path, timeout: float) -> str:
             pods=[],
             former=own.build(),
             retries=Retries.model_validate(plan.settings["retries"]),
-            hooks=Hooks(lambda job: result_of(folder, job, schema_of(plan)), lambda _: (), say),
+            hooks=_hooks(folder, plan),
             poll=0.2,
         )
         try:

@@ -8,6 +8,7 @@ from typing import Literal
 from lmx.config.component import Component, Config, field
 from lmx.config.types import Count, Duration, Flag, Positive, Text
 from lmx.sweep.pods import LocalPod, Pod
+from lmx.sweep.stopping import Stopping
 
 
 class Pool(Component):
@@ -74,6 +75,7 @@ class SweepRun(Config):
     overrides: list[Text] = field("what is swept, as for lmx train -m", effect="bookkeeping")
     pool: Pool = field("the pods that jobs run on", effect="bookkeeping")
     retries: Retries = field("when a job is started again", effect="bookkeeping")
+    stopping: Stopping | None = field("ends jobs that are behind the others; null: off", effect="bookkeeping")
     dir: Text = field("folder of the sweep, which is made", effect="bookkeeping")
     poll: Duration = field("time between looks at the pods", unit="s", effect="bookkeeping")
     detach: Flag = field("return at once and go on in the background", effect="bookkeeping")

@@ -22,7 +22,6 @@ from lmx.sweep.config import Retries
 from lmx.sweep.events import ACTIVE, ENDED, Event, Log, State, read_events, states
 from lmx.sweep.plan import Job, Plan, attempt_dir, job_dir, run_dir
 from lmx.sweep.pods import Ended, Pod
-from lmx.sweep.results import checkpointed
 
 Say = Callable[[str], None]
 _LOSSES = 3
@@ -34,11 +33,13 @@ class Hooks(NamedTuple):
     result(job)          the job's result where it is done and valid, else None
     losing(driver)       numbers of running jobs that are not worth going on with
     say(text)            a line for people
+    step(job)            the step of its newest checkpoint, None where there is none
     """
 
     result: Callable[[Job], Mapping[str, Any] | None]
     losing: Callable[[Driver], Sequence[int]]
     say: Say
+    step: Callable[[Job], int | None]
 
 
 class Driver:
@@ -142,7 +143,7 @@ class Driver:
 
     def _ended(self, number: int, code: int | None) -> None:
         state, job = self.states[number], self.jobs[number]
-        step = checkpointed(run_dir(self.folder, number))
+        step = self.hooks.step(job)
         _, why = self.stopping.pop(number, (0.0, None))
         pruned = (job_dir(self.folder, number) / "stop").exists()
         if self.hooks.result(job) is not None:

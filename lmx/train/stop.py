@@ -12,6 +12,16 @@ import jax
 import numpy as np
 
 OUT_OF_TIME = "trainer.duration"
+STOP_FILE = "LMX_STOP_FILE"
+"""Environment variable: a file which, once it is there, stops the run at its next checkpoint."""
+
+
+def look_at_stop_file() -> None:
+    """Asks this process, by SIGTERM, to stop where the file is there. Called after each checkpoint."""
+    path = os.environ.get(STOP_FILE)
+    if path and jax.process_index() == 0 and os.path.exists(path):
+        del os.environ[STOP_FILE]  # a second SIGTERM would end the process at once
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class StopRequest:

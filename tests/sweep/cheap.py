@@ -1,6 +1,6 @@
 """A job that costs nothing: steps that only sleep, a checkpoint each second step, and a result that its path decides.
 
-cheap.py JOB_DIR RUN_DIR; the seed of its configuration says what it does: FAIL_1 in the environment etc. is not needed.
+cheap.py JOB_DIR RUN_DIR; seeds 666 and 2222 fail, with exit code 1 and 2.
 """
 
 import json
@@ -35,6 +35,8 @@ step, value = (
 if found:
     kept = [r for r in (run / "metrics.jsonl").read_text().splitlines() if json.loads(r)["step"] <= step]
     (run / "metrics.jsonl").write_text("".join(f"{r}\n" for r in kept))
+else:
+    (run / "metrics.jsonl").unlink(missing_ok=True)
 pause = float(os.environ.get("CHEAP_PAUSE", "0.02"))
 while step < steps:
     time.sleep(pause)

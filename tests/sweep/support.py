@@ -8,8 +8,8 @@ from lmx.run.config import TrainConfig
 from lmx.sweep.config import LocalPool, Retries
 from lmx.sweep.driver import Driver, Hooks
 from lmx.sweep.freeze import freeze, make_plan, points
-from lmx.sweep.plan import read_plan, write_plan
-from lmx.sweep.results import result_of
+from lmx.sweep.plan import read_plan, run_dir, write_plan
+from lmx.sweep.results import checkpointed, result_of
 
 CHEAP = [sys.executable, "-S", str(Path(__file__).parent / "cheap.py")]
 SCHEMA = "lmx.run.config:TrainConfig"
@@ -37,6 +37,7 @@ def make_driver(folder, *, size=2, max_failures=3, say=None, losing=None):
         result=lambda job: result_of(folder, job, TrainConfig),
         losing=losing or (lambda driver: []),
         say=said.append,
+        step=lambda job: checkpointed(run_dir(folder, job.number)),
     )
     return Driver(
         folder,
