@@ -28,19 +28,21 @@ def run(composed: Any, run_dir: Path) -> None:
         if config.dry_run:
             _dry_run(composed, run_dir, tree)
             return
-        launch = freeze(
-            tree,
-            folder=folder,
-            run_dir=run_dir,
-            target=composed.tree["target"],
-            policy=Policy(**care),
-            environment={},
-            hash_=hash_,
-        )
+        fresh = not (folder / "plan.json").exists()
         try:
+            launch = freeze(
+                tree,
+                folder=folder,
+                run_dir=run_dir,
+                target=composed.tree["target"],
+                policy=Policy(**care),
+                environment={},
+                hash_=hash_,
+            )
             launch.target.check(launch.plan)
         except Exception:
-            _remove(folder)
+            if fresh:
+                _remove(folder)
             raise
     print(f"lmx launch: {run_dir}", file=sys.stderr, flush=True)
     if detach:
@@ -93,8 +95,8 @@ def _drive(folder: Path) -> None:
 def _remove(folder: Path) -> None:
     import shutil
 
-    shutil.rmtree(folder)
-    if not any(folder.parent.iterdir()):
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
         folder.parent.rmdir()
 
 

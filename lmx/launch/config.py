@@ -83,6 +83,12 @@ class Ssh(Processes):
         "after how long without an answer a host counts as lost", unit="s", effect="bookkeeping"
     )
 
+    def check_request(self) -> None:
+        """There are hosts, and a program to reach them."""
+        from lmx.launch.ssh import check_request
+
+        check_request(self)
+
     def takes_snapshot(self) -> bool:
         """Whether the code of this checkout is sent."""
         return self.code == "snapshot"

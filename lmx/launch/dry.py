@@ -21,6 +21,7 @@ def steps_of(
     from lmx.launch.code import snapshot
 
     built = load_target(target)
+    built.check_request()
     text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=110)
     folder = (run_dir / "launch").absolute()
     code = snapshot(Path.cwd(), scratch / "code.tar").hash if built.takes_snapshot() else None

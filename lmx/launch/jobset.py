@@ -112,8 +112,8 @@ def config_map(job: Job) -> dict[str, Any]:
 def jobset(job: Job) -> dict[str, Any]:
     """The JobSet: one replicated job, a replica a slice, a pod a host.
 
-    A pod that ends with exit code 2 fails the whole JobSet at once; one that Kubernetes evicts starts all slices
-    again without counting; any other failure starts them again, at most `max_restarts` times.
+    A pod that ends with exit code 2 fails the whole JobSet at once; any other end of a pod starts all slices again,
+    at most `max_restarts` times (the preemption of a pod counts as well: JobSet does not tell it apart).
     """
     metadata: dict[str, Any] = {"name": job.name, "namespace": job.namespace, "labels": {"app": "lmx"}}
     if job.exclusive:

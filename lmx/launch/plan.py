@@ -66,8 +66,9 @@ def freeze(
             f"{folder.parent} was launched already; go on with it by `lmx launch attach {folder.parent}`, or name "
             "another hydra.run.dir"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     built = load_target(target)
+    built.check_request()
+    folder.mkdir(parents=True, exist_ok=True)
     code: dict[str, Any] = {}
     if built.takes_snapshot():
         taken = snapshot(Path.cwd(), folder / "code.tar")

@@ -100,11 +100,17 @@ def layout(target: Ssh, plan: Plan, *, port: int | None = None) -> gang.Layout:
     )
 
 
+def check_request(target: Ssh) -> None:
+    """RequestError where there is no host, no ssh, or no git for a snapshot."""
+    names_of(target)
+    for program in (target.ssh, *(("git",) if target.code == "snapshot" else ())):
+        if shutil.which(program) is None:
+            raise RequestError(missing_program(program))
+
+
 def check(target: Ssh, plan: Plan) -> None:
     """RequestError with all that is wrong on any host: unreachable, another Python, packages missing or different."""
     hosts = hosts_of(target)
-    if shutil.which(target.ssh) is None:
-        raise RequestError(missing_program(target.ssh))
     code = target.code if target.code not in ("snapshot", "installed") else None
 
     def ask(i: int) -> dict[str, Any]:

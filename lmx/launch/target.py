@@ -136,6 +136,9 @@ class Step(NamedTuple):
 class Target(Component):
     """A place where runs are started: an option of `target`."""
 
+    def check_request(self) -> None:
+        """RequestError where this machine alone can tell that the target cannot be: no host, no such program."""
+
     def takes_snapshot(self) -> bool:
         """Whether the code of this checkout is sent to the hosts."""
         return False

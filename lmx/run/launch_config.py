@@ -37,6 +37,19 @@ class LaunchConfig(TrainConfig):
     launch: Care = field("restarts, stopping, following", effect="bookkeeping")
     dry_run: Flag = field("true: only print every command and file", effect="bookkeeping")
 
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between keys: (key, message, fix that can be pasted)."""
+        found = super().problems()
+        if self.resume is not None:
+            message = (
+                f"a launch starts a new run; a launched one goes on by `lmx launch attach {self.resume}`"
+            )
+            found.append(("resume", message, "resume=null"))
+        if self.distributed.method != "auto":
+            message = "the launcher tells the processes how they find each other"
+            found.append(("distributed.method", message, "distributed=auto"))
+        return found
+
 
 class LaunchStatus(Config):
     """`lmx launch status`."""
