@@ -159,3 +159,12 @@ def test_a_lease_that_never_started_is_started_by_the_next_driver(tmp_path):
     code, done = drive(tmp_path)
     assert code == 0
     assert done.states[0].attempt == 2
+
+
+def test_a_job_that_is_behind_ends_at_its_checkpoint_and_is_pruned(tmp_path):
+    make_sweep(tmp_path, ["trainer.steps=40", "trainer.seed=0,1"])
+    code, done = drive(tmp_path, losing=lambda driver: [n for n in driver.active() if n == 1])
+    assert code == 0
+    assert [s.status for s in done.states.values()] == ["DONE", "PRUNED"]
+    assert done.states[1].step < 40
+    assert drive(tmp_path)[1].states[1].attempt == 1
