@@ -237,6 +237,7 @@ def _open_shards(
     shards = [open_shard(f, layout=options.layout, vocab_size=vocab_size) for f in files]
     _refuse_other_tokenizer(shards, tokenizer, vocab_size)
     store = TokenStore(shards, vocab_size=vocab_size)
+    store.prove()
     starts, lengths = _documents(store, options.documents, tokenizer)
     keys = None if options.documents in ("auto", "none") else starts.astype(np.uint64)
     return View(store, starts, lengths), keys

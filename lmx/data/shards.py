@@ -106,6 +106,11 @@ def open_shard(path: str, *, layout: str, vocab_size: int) -> Shard:
                 f"({dtype.name} tokens): "
                 "it is cut short, or of another data.layout"
             )
+        if layout == "auto" and dtype.itemsize == 2 and _looks_like_uint32(path):
+            raise ValueError(
+                f"data.path: {path} looks like uint32 tokens (every second uint16 is 0); set data.layout=uint32, or "
+                "data.layout=uint16 where it is none"
+            )
         return Shard(path, 0, size // dtype.itemsize, dtype)
     version, dtype = MAGIC[int(head[0])]
     if int(head[1]) != version:
@@ -119,6 +124,12 @@ def open_shard(path: str, *, layout: str, vocab_size: int) -> Shard:
             "copy or prepare it again"
         )
     return Shard(path, HEADER, count, dtype)
+
+
+def _looks_like_uint32(path: str) -> bool:
+    head = np.fromfile(path, "<u2", 2**15)
+    head = head[: len(head) // 2 * 2]
+    return len(head) >= 64 and not head[1::2].any() and bool(head[::2].any())
 
 
 class TokenStore:
@@ -164,6 +175,20 @@ class TokenStore:
         if self.vocab_size is not None and count and not 0 <= tokens.min() <= tokens.max() < self.vocab_size:
             self._refuse(start, tokens)
         return tokens
+
+    def prove(self, most: int = 2**28, block: int = 2**20) -> None:
+        """Checks up to `most` tokens before any is used, evenly spread, so that a run does not end at a bad one.
+
+        Where these are all, no read is checked any more. ValueError as in `read`.
+        """
+        assert self.vocab_size is not None
+        total = -(-len(self) // block)
+        chosen = range(total) if len(self) <= most else np.linspace(0, total - 1, most // block).astype(int)
+        for number in chosen:
+            start = int(number) * block
+            self.read(start, min(block, len(self) - start))
+        if len(self) <= most:
+            self.vocab_size = None
 
     def _refuse(self, start: int, tokens: np.ndarray) -> None:
         assert self.vocab_size is not None

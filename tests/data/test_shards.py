@@ -138,11 +138,32 @@ def test_tokens_outside_the_vocabulary(tmp_path):
     tokens = np.ones(100, "<u2")
     tokens[41] = 300
     tokens.tofile(tmp_path / "a.bin")
-    dataset = build(tmp_path / "a.bin")
     with pytest.raises(
         ValueError, match=r"a\.bin has token 300 at position 41, outside the vocabulary of 256"
     ):
-        [dataset.train[i] for i in range(dataset.examples_per_epoch)]
+        build(tmp_path / "a.bin")
+
+
+def test_tokens_too_many_to_prove_are_checked_when_they_are_read(tmp_path):
+    tokens = np.ones(1000, "<u2")
+    tokens[541] = 300
+    tokens.tofile(tmp_path / "a.bin")
+    shard = open_shard(str(tmp_path / "a.bin"), layout="uint16", vocab_size=256)
+    store = TokenStore([shard], vocab_size=256)
+    store.prove(most=20, block=10)
+    store.read(0, 500)
+    with pytest.raises(ValueError, match="position 541"):
+        store.read(500, 100)
+    with pytest.raises(ValueError, match="position 541"):
+        store.prove(block=10)
+
+
+def test_uint32_is_not_taken_for_uint16(tmp_path):
+    np.arange(1, 200, dtype="<u4").tofile(tmp_path / "a.bin")
+    with pytest.raises(ValueError, match=r"looks like uint32 .* data\.layout=uint32"):
+        open_shard(str(tmp_path / "a.bin"), layout="auto", vocab_size=256)
+    assert open_shard(str(tmp_path / "a.bin"), layout="uint16", vocab_size=256).tokens == 398
+    assert open_shard(str(tmp_path / "a.bin"), layout="uint32", vocab_size=256).tokens == 199
 
 
 # ---- prepared directories
