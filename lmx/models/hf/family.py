@@ -55,6 +55,7 @@ class Defaults(NamedTuple):
     tied: bool = False
     max_length: int = 2048
     norm_epsilon: float = 1e-6
+    partial_rope: bool = False
 
 
 def sizes(keys: Keys, defaults: Defaults) -> dict[str, Any]:
@@ -78,7 +79,9 @@ def sizes(keys: Keys, defaults: Defaults) -> dict[str, Any]:
 def one_rope(keys: Keys, defaults: Defaults, layout: str = "half") -> dict[str, Any]:
     """`position` with one rope on every layer."""
     length = keys.take("max_position_embeddings", defaults.max_length)
-    ropes = read_ropes(keys, theta=defaults.theta, layout=layout, length=length)
+    ropes = read_ropes(
+        keys, theta=defaults.theta, layout=layout, length=length, partial=defaults.partial_rope
+    )
     if "" not in ropes:
         keys.refuse("rope_parameters", keys.raw.get("rope_parameters"))
     return {"ropes": {"rope": ropes[""]}, "pattern": ["rope"]}

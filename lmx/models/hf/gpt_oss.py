@@ -35,6 +35,7 @@ def _read(keys: Keys) -> dict[str, Any]:
     keys.ignore(
         "initial_context_length", "experts_per_token", "hidden_act"
     )  # the activation is always its own
+    keys.expect("swiglu_alpha", 1.702)  # the slope of quick_gelu
     d_ff = keys.take("intermediate_size")
     moe = mixture(
         n_experts=keys.take("num_local_experts"),

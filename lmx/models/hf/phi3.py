@@ -28,7 +28,7 @@ def _read(keys: Keys) -> dict[str, Any]:
         keys.expect(name, 1)
     keys.ignore("original_max_position_embeddings")
     window = keys.take("sliding_window", None)
-    found = llama_fields(keys, Defaults(max_length=4096, norm_epsilon=1e-5))
+    found = llama_fields(keys, Defaults(max_length=4096, norm_epsilon=1e-5, partial_rope=True))
     return merge(found, {"attention": {"windows": [window]}})
 
 

@@ -17,12 +17,19 @@ LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "line
 
 
 def read_ropes(
-    keys: Keys, *, theta: float, layout: str = "half", types: tuple[str, ...] = (), length: int | None = None
+    keys: Keys,
+    *,
+    theta: float,
+    layout: str = "half",
+    types: tuple[str, ...] = (),
+    length: int | None = None,
+    partial: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Layer type -> a rope, or `""` -> the one of all layers; `theta` is the family's where none is given.
 
     `types` are the layer types that get a rope each where the file has one for all. `length` is the context of
-    pre-training where the scaling does not say it (max_position_embeddings).
+    pre-training where the scaling does not say it (max_position_embeddings). `partial`: whether the family rotates a
+    part of a head where the file says so; the code of the others passes the key over, so that it is refused.
     """
     new, scaling = keys.take("rope_parameters", None), keys.take("rope_scaling", None)
     fraction = keys.given("partial_rotary_factor", 1.0)
@@ -33,6 +40,10 @@ def read_ropes(
     if not isinstance(told, dict):
         keys.refuse("rope_parameters" if new is not None else "rope_scaling", told)
     context = (keys, length)
+    inside = [part for part in (told, *told.values()) if isinstance(part, dict)]
+    for part in (fraction, *(p.get("partial_rotary_factor") or 1.0 for p in inside)):
+        if part != 1.0 and not partial:
+            keys.refuse("partial_rotary_factor", part)
     if any(name in LAYER_TYPES for name in told):
         others = sorted(set(told) - set(LAYER_TYPES))
         if others:

@@ -229,3 +229,26 @@ def test_the_activation_of_gemma_is_what_every_release_takes_it_for(told, ours):
             parse_config(raw, "file")
     else:
         assert parse_config(raw, "file").config.mlp.activation == ours
+
+
+def test_keys_that_the_code_of_a_family_passes_over_are_refused():
+    """A Llama with half its heads rotated, a Gemma 3 with capped scores: transformers computes neither."""
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 1}
+    sizes |= {"intermediate_size": 48, "vocab_size": 64, "head_dim": 8}
+    half = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
+    for told in (half, {"partial_rotary_factor": 0.5}):
+        with pytest.raises(RequestError, match=r"partial_rotary_factor=0\.5 is not supported in llama"):
+            parse_config({**sizes, "model_type": "llama", **told}, "file")
+        found = parse_config({**sizes, "model_type": "phi3", **told}, "file")
+        assert found.config.position.ropes["rope"].fraction == 0.5
+    with pytest.raises(RequestError, match=r"attn_logit_softcapping=9\.0 is not supported in gemma3_text"):
+        parse_config({**sizes, "model_type": "gemma3_text", "attn_logit_softcapping": 9.0}, "file")
+
+
+def test_the_slope_of_gpt_oss_is_accepted_as_it_is_alone():
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 1}
+    raw = {**sizes, "model_type": "gpt_oss", "intermediate_size": 48, "vocab_size": 64, "head_dim": 8}
+    raw |= {"num_local_experts": 2, "num_experts_per_tok": 1}
+    assert parse_config({**raw, "swiglu_alpha": 1.702}, "file").config == parse_config(raw, "file").config
+    with pytest.raises(RequestError, match="swiglu_alpha=2"):
+        parse_config({**raw, "swiglu_alpha": 2}, "file")
