@@ -71,6 +71,10 @@ def _follows(context: _Context, problem: Problem, problems: Sequence[Problem]) -
     root = problem.key.split(".")[0]
     if problem.kind == "absent" and spot_of(context.found.schema, problem.key, context.plain) is None:
         return True
+    if problem.kind == "absent" and any(
+        p.key == problem.key.rpartition(".")[0] and p.kind == "value" for p in problems
+    ):
+        return True  # added with +, it would be refused as well
     if problem.kind in ("unknown_key", "absent", "nothing", "inside_value"):
         for group, taken in context.found.dropped.items():
             inside = problem.key == group or problem.key.startswith(f"{group}.")
