@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ import sys
 import time
 
 LOCK = "/tmp/libtpu_lockfile"
+TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 CHUNK = 1 << 18
 OWN = ("config.yaml", "overrides.yaml", "metrics.jsonl", "summary.json", "provenance.json", "checkpoints")
 OWN_TOO = ("tensorboard", "log.txt")
@@ -97,7 +99,7 @@ def start(folder, cwd, tasks, run_dir=None, reset=None, files=None, path=None):
         return {"already": True}
     if reset is not None and run_dir:
         move_aside(os.path.join(cwd, os.path.expanduser(run_dir)), reset)
-    lock = clear_tpu_lock()
+    lock = clear_tpu_lock() if any(glob.glob(path) for path in TPU_DEVICES) else "no TPU here"
     for name, text in (files or {}).items():
         with open(os.path.join(folder, name), "w", encoding="utf-8") as stream:
             stream.write(text)
