@@ -79,7 +79,9 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
     needs = config.model.attention_needs(trainer.compute_dtype)
     if needs is not None:
         asked = " (auto)" if config.kernels.attention == "auto" else ""
-        lines.append(f"attention: {parts.kernels.attention_name(needs)}{asked}")
+        around = config.mesh.context_attention if config.mesh.rules["length"] else None
+        split = f", sequences split: {around}" if around else ""
+        lines.append(f"attention: {parts.kernels.attention_name(needs)}{asked}{split}")
     for name, products in config.precision.products.items():
         patterns = products.path if isinstance(products.path, str) else ", ".join(products.path)
         lines.append(f"{products.format}: products with {patterns} ({name})")
