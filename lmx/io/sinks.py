@@ -283,7 +283,7 @@ class _Wandb:
 
 
 def identity(folder: Path) -> str:
-    """What a run is known by, the same when it is resumed: its folder and the one around it, as sweeps number theirs."""
+    """What a run is known by, also when resumed: its folder and the one around it, as sweeps number theirs."""
     place = folder.resolve()
     return re.sub(r"[^A-Za-z0-9_-]", "-", f"{place.parent.name}-{place.name}")[-64:]
 
