@@ -71,7 +71,11 @@ def find(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
         name = " ".join(arguments[:length])
         if name in names:
             return name, list(arguments[length:])
-    if list(arguments[:1]) == ["verify"] and "verify mesh" in names and any("=" in word for word in arguments[1:]):
+    if (
+        list(arguments[:1]) == ["verify"]
+        and "verify mesh" in names
+        and any("=" in word for word in arguments[1:])
+    ):
         return "verify mesh", list(arguments[1:])  # lmx verify mesh=a,b
     return None, []
 

@@ -87,7 +87,9 @@ def over_devices(spread: Spread, evaluate: Callable[..., Any]) -> Callable[..., 
         d_weight, left = sums.d_weight, set(spread.axes)
         for dimension, names in enumerate(spread.head):
             if names:
-                d_weight = _scattered(d_weight, names, dimension, math.prod(spread.mesh.shape[n] for n in names))
+                d_weight = _scattered(
+                    d_weight, names, dimension, math.prod(spread.mesh.shape[n] for n in names)
+                )
                 left -= set(names)
         rest = tuple(name for name in spread.axes if name in left)
         d_weight = jax.lax.psum(d_weight, rest) if rest else d_weight

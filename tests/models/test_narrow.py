@@ -17,7 +17,14 @@ def gradients(remat, monkeypatch, *, plainly):
         monkeypatch.setattr(
             narrow, "apart", lambda stacks, dtype: (stacks, jax.tree.map(lambda w: None, stacks))
         )
-    sizes = {"n_layers": 3, "d_model": 32, "n_heads": 2, "layer_loop": "scan", "remat": remat, "initializer.residual": "plain"}
+    sizes = {
+        "n_layers": 3,
+        "d_model": 32,
+        "n_heads": 2,
+        "layer_loop": "scan",
+        "remat": remat,
+        "initializer.residual": "plain",
+    }
     model = build_model(model_config("tiny", sizes), dtype="bfloat16")
     params = param_tree.init(model.specs, jax.random.key(0), jnp.dtype("float32"))
     tokens = jnp.arange(32).reshape(2, 16) * 7 % 256
