@@ -29,7 +29,7 @@ def mlp_specs(config: Any, hidden: int, stack: tuple[int, ...], matrix: Any, out
     width, experts = config.d_model, len(stack) > 1
     names = ["gate", "up"] if config.mlp.kind == "gated" else ["up"]
     shapes = dict.fromkeys(names, (width, hidden)) | {"down": (hidden, width)}
-    starts = dict.fromkeys(names, matrix(width)) | {"down": out(hidden)}
+    starts = {name: matrix(width) for name in names} | {"down": out(hidden)}
 
     def param(name: str, shape: tuple[int, ...], init: Init, inputs: int) -> Param:
         own = weight_axes(name, expert=experts)

@@ -7,53 +7,36 @@ scanned or unrolled.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lmx.layers import balance
-from lmx.layers import rope as rope_kinds
 from lmx.layers.attention import Context, attention
-from lmx.layers.cache import CacheSlot, Filling
-from lmx.layers.convolution import convolve, mix
+from lmx.layers.cache import CacheSlot
+from lmx.layers.convolution import convolve
 from lmx.layers.kernels import KernelSet
 from lmx.layers.latent import latent_attention
 from lmx.layers.loss import Head
 from lmx.layers.mlp import mlp
 from lmx.layers.moe import moe
 from lmx.layers.names import ATTENTION_OUT, BLOCK_INPUT, MLP_OUT, named
-from lmx.layers.norm import norm
 from lmx.models import narrow, pipeline
+from lmx.models.caches import filling_of, init_cache, slot_of
 from lmx.models.config import Decoder
+from lmx.models.embedding import embed, rope_tables
 from lmx.models.flops import decoder_flops
 from lmx.models.model import Model, Output
-from lmx.models.position import Rope
-from lmx.models.precision import Formats, formats_of, marked
+from lmx.models.network import RESIDUAL, Network, dropout
+from lmx.models.precision import formats_of, marked
 from lmx.models.remat import rematerialised
 from lmx.models.specs import Group, Kind, decoder_specs, layer_groups
 from lmx.sharding import Shard
 from lmx.types import KVCache, Tree
 
 Aux = dict[str, jax.Array]
-_RESIDUAL = ("batch", "residual_length", "act_embed")
 _INSIDE = ("batch", "length", "act_embed")  # what attention and MLP read
-
-
-class Network(NamedTuple):
-    """What all functions below share: the configuration, and what it is computed with."""
-
-    config: Decoder
-    dtype: Any
-    kernels: KernelSet
-    shard: Shard
-    formats: Formats
-
-    def norm(self, x: jax.Array, params: Tree) -> jax.Array:
-        """The model's norm, in the dtype of `x`."""
-        n = self.config.norm
-        return norm(x, params, kind=n.kind, epsilon=n.epsilon, scale=n.scale, scale_in=n.scale_in)
 
 
 def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shard: Shard) -> Model:
@@ -67,40 +50,11 @@ def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shar
         specs=specs,
         forward=partial(_forward, network),
         head=partial(_head, network),
-        init_cache=partial(_init_cache, network),
+        init_cache=partial(init_cache, network),
         flops=lambda length: decoder_flops(config, length),
         config=config,
         settle=partial(_settle, config) if config.moe else None,
     )
-
-
-def rope_frequencies(
-    rope: Rope, rope_dim: int, length: rope_kinds.Length
-) -> tuple[rope_kinds.Frequencies, float]:
-    """Radians a position of each pair and the factor of cos and sin, scaled for a sequence of `length` tokens."""
-    inv = rope_kinds.frequencies(rope_dim, theta=rope.theta, fraction=rope.fraction)
-    return (inv, 1.0) if rope.scaling is None else rope.scaling.scale(inv, rope.theta, length)
-
-
-def _rope_tables(
-    config: Decoder,
-    n_tokens: int,
-    positions_BT: jax.Array | None,
-    segments_BT: jax.Array | None,
-    limits_B: jax.Array | None,
-) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """(cos, sin) of each rope that a layer uses. `limits` are the cache's."""
-    used = {name: config.position.ropes[name] for name in sorted(set(config.position.pattern) - {"none"})}
-    # Constants while they are short; a program should not carry the tables of 100,000 positions along.
-    known = np if n_tokens <= 4096 else jnp
-    places_BT = known.arange(n_tokens)[None] if positions_BT is None else positions_BT
-    length: rope_kinds.Length = n_tokens
-    if positions_BT is not None and any(r.scaling and r.scaling.by_length for r in used.values()):
-        length = rope_kinds.own_lengths(positions_BT, segments_BT) if limits_B is None else limits_B[:, None]
-    return {
-        name: rope_kinds.tables(places_BT, *rope_frequencies(rope, config.rope_dim, length))
-        for name, rope in used.items()
-    }
 
 
 def _forward(
@@ -118,20 +72,20 @@ def _forward(
     filling = None
     if cache is not None:
         assert positions_BT is None, "a cache knows its positions"
-        filling = _filling(cache, tokens_BT, segments_BT)
+        filling = filling_of(cache, tokens_BT, segments_BT)
         positions_BT, segments_BT = cache.lengths[:, None] + jnp.arange(tokens_BT.shape[1])[None], None
         rows = jnp.arange(tokens_BT.shape[0])[:, None]
         cache = cache._replace(tokens=cache.tokens.at[rows, positions_BT].set(tokens_BT))
     keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
-    x_BTD = _embed(network, params["embedding"], tokens_BT, positions_BT, cache, keys[0])
+    x_BTD = embed(network, params["embedding"], tokens_BT, positions_BT, cache, keys[0])
     limits_B = None if cache is None else cache.limits
-    ropes = _rope_tables(network.config, tokens_BT.shape[1], positions_BT, segments_BT, limits_B)
+    ropes = rope_tables(network.config, tokens_BT.shape[1], positions_BT, segments_BT, limits_B)
     context = Context(positions_BT, segments_BT, ropes, filling)
     filled: list[CacheSlot] = []
     aux: list[Aux] = []
     for g, group in enumerate(groups):
         places = range(group.first, group.first + len(group.kinds))
-        slots = None if cache is None else [_slot(cache, i) for i in places]
+        slots = None if cache is None else [slot_of(cache, i) for i in places]
         key = None if keys[1] is None else jax.random.fold_in(keys[1], g)
         # With a cache there is nothing to train, and prepared weights are of another form.
         formats = network.formats if cache is None else {}
@@ -144,17 +98,6 @@ def _forward(
         assert filling is not None
         cache = cache._replace(**held, lengths=cache.lengths + filling.counts)
     return Output(network.norm(x_BTD, params["final_norm"]), cache, _gathered(network.config, aux))
-
-
-def _filling(cache: KVCache, tokens_BT: jax.Array, segments_BT: jax.Array | None) -> Filling:
-    b, t = tokens_BT.shape
-    counts_B = jnp.full((b,), t, jnp.int32) if segments_BT is None else (segments_BT != 0).sum(-1, jnp.int32)
-    # A cache with room for this call's tokens alone must be empty: none of the past is to be looked at.
-    return Filling(cache.lengths, counts_B, cache.tokens.shape[1], cache.tokens.shape == tokens_BT.shape)
-
-
-def _slot(cache: KVCache, place: int) -> CacheSlot:
-    return CacheSlot(cache.keys[place], cache.values[place], cache.inputs[place], 0)
 
 
 def _gathered(config: Decoder, aux: list[Aux]) -> Aux:
@@ -190,43 +133,6 @@ def _settle(config: Decoder, before: Tree, after: Tree, counts: Aux) -> tuple[Tr
     return after | {"layers": stacks}, balance.statistics(sums)
 
 
-def _embed(
-    network: Network,
-    params: Tree,
-    tokens_BT: jax.Array,
-    positions_BT: jax.Array | None,
-    cache: KVCache | None,
-    key: jax.Array | None,
-) -> jax.Array:
-    config, dtype = network.config, network.dtype
-    x_BTD = network.shard.looked_up(params["tokens"][tokens_BT].astype(dtype))
-    if config.convolution.embedding:
-        weights_CD = params["convolution"].astype(dtype)
-        if cache is None:
-            x_BTD = mix(x_BTD, weights_CD, positions_BT)
-        else:
-            x_BTD = _mix_held(x_BTD, params["tokens"], weights_CD, positions_BT, cache)
-    if config.embedding_scale == "sqrt_d_model":
-        x_BTD = x_BTD * jnp.asarray(config.d_model**0.5, dtype)
-    if config.position.learned:
-        table = params["positions"].astype(dtype)
-        x_BTD = x_BTD + (table[: tokens_BT.shape[1]][None] if positions_BT is None else table[positions_BT])
-    if config.embedding_norm:
-        x_BTD = network.norm(x_BTD, params.get("norm", {}))
-    return network.shard(_dropout(x_BTD, config.dropout, key), _RESIDUAL)
-
-
-def _mix_held(
-    x_BTD: jax.Array, table_VD: jax.Array, weights_CD: jax.Array, positions_BT: Any, cache: KVCache
-) -> jax.Array:
-    """The convolution of the embeddings where the earlier tokens are those of a cache."""
-    for back, weight_D in enumerate(weights_CD, start=1):
-        earlier_BT = jnp.take_along_axis(cache.tokens, jnp.maximum(positions_BT - back, 0), axis=1)
-        before_BTD = jnp.where((positions_BT >= back)[..., None], table_VD[earlier_BT], 0)
-        x_BTD = x_BTD + before_BTD.astype(x_BTD.dtype) * weight_D
-    return x_BTD
-
-
 def _group(
     network: Network,
     x_BTD: jax.Array,
@@ -250,7 +156,7 @@ def _group(
         return x_BTD, aux
 
     x_BTD, aux = pipeline.run(stage, stacks, x_BTD, context, key, shard=network.shard)
-    return network.shard(x_BTD, _RESIDUAL), None, aux
+    return network.shard(x_BTD, RESIDUAL), None, aux
 
 
 def _layers(
@@ -264,11 +170,12 @@ def _layers(
 ) -> tuple[jax.Array, list[CacheSlot] | None, list[Aux]]:
     """Layers one after another. The cache goes along in the carry, so that it is updated in place."""
     config = network.config
-
     scanned_over = config.layer_loop == "scan" and group.repeats > 1
 
     def body(x_BTD: jax.Array, params: Any, slots: Any, i: Any) -> tuple[jax.Array, Any, list[Aux]]:
-        params = narrow.together(*params, i) if scanned_over else params
+        if scanned_over:
+            kept, carriers = params
+            params = narrow.together(kept, carriers, i)
         slots = [s._replace(layer=i) for s in slots] if slots else None
         period_key = None if key is None else jax.random.fold_in(key, i)
         return _period(network, x_BTD, params, group, context, slots, period_key)
@@ -348,8 +255,8 @@ def _block(
         kernels=kernels,
         shard=shard,
     )
-    h_BTD = named(maybe_norm(shard(h_BTD, _RESIDUAL), "attention_post_norm", "post"), ATTENTION_OUT)
-    x_BTD = shard(x_BTD + _dropout(h_BTD, config.dropout, keys[0]), _RESIDUAL)
+    h_BTD = named(maybe_norm(shard(h_BTD, RESIDUAL), "attention_post_norm", "post"), ATTENTION_OUT)
+    x_BTD = shard(x_BTD + dropout(h_BTD, config.dropout, keys[0]), RESIDUAL)
     h_BTD, cache = mixed(shard(maybe_norm(x_BTD, "mlp_norm", "pre"), _INSIDE), "mlp", cache)
     aux: Aux = {}
     parts = {"config": config, "kernels": kernels, "shard": shard}
@@ -358,15 +265,8 @@ def _block(
         h_BTD, aux = moe(h_BTD, params["moe"] | {"router": router}, **parts)
     else:
         h_BTD = mlp(h_BTD, params["mlp"], **parts)
-    h_BTD = named(maybe_norm(shard(h_BTD, _RESIDUAL), "mlp_post_norm", "post"), MLP_OUT)
-    return shard(x_BTD + _dropout(h_BTD, config.dropout, keys[1]), _RESIDUAL), cache, aux
-
-
-def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+    h_BTD = named(maybe_norm(shard(h_BTD, RESIDUAL), "mlp_post_norm", "post"), MLP_OUT)
+    return shard(x_BTD + dropout(h_BTD, config.dropout, keys[1]), RESIDUAL), cache, aux
 
 
 def _unstack(tree: Tree) -> list[Tree]:
@@ -385,36 +285,3 @@ def _unstack(tree: Tree) -> list[Tree]:
 def _head(network: Network, params: Tree) -> Head:
     weight = params["embedding"]["tokens"] if network.config.tie_embeddings else params["head"]
     return Head(weight.astype(network.dtype), network.config.logits_softcap, None)
-
-
-def _init_cache(network: Network, batch: int, length: int, dtype: Any = None) -> KVCache:
-    config = network.config
-    latent = config.attention.latent
-    if latent is None:
-        heads, widths = config.n_kv_heads, (config.head_dim, config.head_dim)
-    else:
-        heads, widths = 1, (latent.key_value_rank + latent.rope_dim, 0)
-
-    def stack(repeats: int, slots: int, width: int, heads: int = heads) -> Any:
-        # Where layers are unrolled, each has an array of its own: none is cut out of a stack.
-        one = (batch, heads, slots, width)
-        if config.layer_loop == "unroll":
-            return tuple(jnp.zeros(one, dtype or network.dtype) for _ in range(repeats))
-        return jnp.zeros((repeats, *one), dtype or network.dtype)
-
-    def zeros(width: int) -> tuple[Any, ...]:
-        return tuple(
-            stack(group.repeats, min(length, kind.span or length), width)
-            for group in layer_groups(config)
-            for kind in group.kinds
-        )
-
-    wide = {place for place in ("attention", "mlp") if getattr(config.convolution, place)}
-    inputs = tuple(
-        {place: stack(group.repeats, length, config.d_model, heads=1) for place in sorted(wide)}
-        for group in layer_groups(config)
-        for _ in group.kinds
-    )
-    tokens_BS, lengths_B = jnp.zeros((batch, length), jnp.int32), jnp.zeros((batch,), jnp.int32)
-    limits_B = jnp.full((batch,), length, jnp.int32)
-    return KVCache(zeros(widths[0]), zeros(widths[1]), inputs, tokens_BS, lengths_B, limits_B)
