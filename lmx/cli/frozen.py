@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lmx.cli.command import Command
 from lmx.config.errors import DONE, ConfigError, Problem, RequestError
 
@@ -78,4 +80,8 @@ def load_frozen(path: Path, command: Command) -> Any:
     if problems or checked.config is None:
         origins = file_origins(path)
         raise ConfigError([p.with_origin(origin_of(origins, p.key)) for p in problems], command.name)
-    return Composed(checked.config, plain(checked.config, tree), [], schema, lambda: file_origins(path))
+    beside = path.with_name("overrides.yaml")  # what made it, where whoever froze it wrote that down
+    overrides = yaml.safe_load(beside.read_text(encoding="utf-8")) if beside.is_file() else []
+    return Composed(
+        checked.config, plain(checked.config, tree), overrides, schema, lambda: file_origins(path)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -148,6 +149,7 @@ def _hooks(folder: Path, plan: Plan) -> Hooks:
         losing=_losing(folder, plan),
         say=say,
         step=lambda job: checkpointed(run_dir(folder, job.number)),
+        again=shlex.join(["lmx", "sweep", "resume", str(folder)]),
     )
 
 

@@ -34,12 +34,14 @@ class Hooks(NamedTuple):
     losing(driver)       numbers of running jobs that are not worth going on with
     say(text)            a line for people
     step(job)            the step of its newest checkpoint, None where there is none
+    again                the command that goes on with the sweep
     """
 
     result: Callable[[Job], Mapping[str, Any] | None]
     losing: Callable[[Driver], Sequence[int]]
     say: Say
     step: Callable[[Job], int | None]
+    again: str
 
 
 class Driver:
@@ -112,7 +114,7 @@ class Driver:
                         self._prune(number)
                     self._lease()
                     if not self.pods and not self.active():
-                        self.hooks.say("no pod is left; `lmx sweep resume` with another pool goes on")
+                        self.hooks.say(f"no pod is left; go on with another pool:\n    {self.hooks.again}")
                         return FAILED
                 time.sleep(self.poll)
         finally:
@@ -203,10 +205,9 @@ class Driver:
             self._event(number, "LEASED", attempt=attempt, pod=pod.name)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                frozen = yaml.safe_dump(
-                    self.jobs[number].config, sort_keys=False, allow_unicode=True, width=110
-                )
-                write_atomic(folder.parent / "config.yaml", frozen)
+                job = self.jobs[number]
+                write_atomic(folder.parent / "config.yaml", _yaml(job.config))
+                write_atomic(folder.parent / "overrides.yaml", _yaml(job.overrides))
                 run = run_dir(self.folder, number)
                 pod.start(folder, [*self.plan.program, str(folder.parent.absolute()), str(run.absolute())])
             except OSError as error:
@@ -239,7 +240,7 @@ class Driver:
         cancelled = (self.folder / "cancel").exists()
         (self.folder / "cancel").unlink(missing_ok=True)
         self.hooks.say(f"{'cancelled' if cancelled else 'stopped'}: {self.tally()}")
-        self.hooks.say(f"go on with\n    lmx sweep resume {self.folder}")
+        self.hooks.say(f"go on with\n    {self.hooks.again}")
         return STOPPED
 
     def _finish(self) -> int:
@@ -289,3 +290,7 @@ def _words(code: int | None) -> str:
         return f"ended by {signal.Signals(code - 128).name}"
     except ValueError:
         return f"exit code {code}"
+
+
+def _yaml(tree: Any) -> str:
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=10_000)

@@ -71,6 +71,7 @@ def _pickle(folder: Path, number: int, launcher: Any, job_config: Any) -> None:
 
 
 def _drive(launcher: Any, folder: Path, jobs: list[Job], runs: dict[int, Path]) -> None:
+    sweep_dir = folder.parents[1]
     frozen = Frozen(jobs, varied_keys([job.overrides for job in jobs]), 0)
     path = os.pathsep.join(word or os.getcwd() for word in sys.path)
     program = ["/usr/bin/env", f"PYTHONPATH={path}", sys.executable, "-m", "lmx.sweep.pickled"]
@@ -88,6 +89,7 @@ def _drive(launcher: Any, folder: Path, jobs: list[Job], runs: dict[int, Path]) 
             losing=lambda _: (),
             say=lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True),
             step=lambda job: checkpointed(runs[job.number]),
+            again=f"lmx train resume=RUN    (for each unfinished run in {sweep_dir})",
         ),
         poll=launcher.poll,
     )

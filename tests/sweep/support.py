@@ -38,6 +38,7 @@ def make_driver(folder, *, size=2, max_failures=3, say=None, losing=None):
         losing=losing or (lambda driver: []),
         say=said.append,
         step=lambda job: checkpointed(run_dir(folder, job.number)),
+        again=f"lmx sweep resume {folder}",
     )
     return Driver(
         folder,
