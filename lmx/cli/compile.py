@@ -21,7 +21,7 @@ def run(composed: Any, run_dir: Path) -> float:
 COMMANDS = (
     Command(
         name="compile",
-        summary="compile the programs of a run for devices that are not here, and show what they take",
+        summary="compile for devices that are not here, and show what programs take",
         schema="lmx.run.compile_config:Compile",
         function=run,
         keys=(
@@ -41,8 +41,7 @@ COMMANDS = (
         ),
         examples=(
             (
-                "lmx compile model=llama3_8b mesh=fsdp topology=v5p:2x2x2 trainer.sequence_length=4096 "
-                "trainer.global_batch_size=32 trainer.compute_dtype=bfloat16",
+                "lmx compile model=llama3_8b mesh=fsdp topology=v5p:2x2x2 trainer.global_batch_size=32",
                 "the training step of Llama 3 8B for eight v5p chips: memory by tensor, bytes between chips",
             ),
             (

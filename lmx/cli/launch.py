@@ -201,7 +201,7 @@ COMMANDS = (
     ),
     Command(
         name="launch status",
-        summary="what launched runs do: processes, steps, who looks after them",
+        summary="what launched runs do",
         schema="lmx.run.launch_config:LaunchStatus",
         function=status,
         keys=("run", "root", "output"),
@@ -219,7 +219,7 @@ COMMANDS = (
     ),
     Command(
         name="launch stop",
-        summary="end a launched run; it writes a checkpoint first",
+        summary="end a launched run",
         schema="lmx.run.launch_config:LaunchStop",
         function=stop,
         keys=("run", "root", "grace"),
@@ -228,7 +228,7 @@ COMMANDS = (
     ),
     Command(
         name="launch attach",
-        summary="follow a launched run, and look after it where nobody does",
+        summary="follow a launched run, look after it where nobody does",
         schema="lmx.run.launch_config:LaunchAttach",
         function=attach,
         keys=("run", "root"),

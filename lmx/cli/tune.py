@@ -21,7 +21,7 @@ def run(composed: Any, run_dir: Path) -> float:
 COMMANDS = (
     Command(
         name="tune memory",
-        summary="find the micro-batch and the rematerialisation that fit a device's memory",
+        summary="find the micro-batch and rematerialisation that fit a device",
         schema="lmx.run.compile_config:TuneMemory",
         function=run,
         keys=(
@@ -38,8 +38,7 @@ COMMANDS = (
         ),
         examples=(
             (
-                "lmx tune memory model=llama3p2_1b mesh=fsdp topology=v5e:4x4 trainer.sequence_length=4096 "
-                "trainer.global_batch_size=128 trainer.compute_dtype=bfloat16",
+                "lmx tune memory model=llama3p2_1b mesh=fsdp topology=v5e:4x4 trainer.global_batch_size=128",
                 "memory against recomputed FLOPs, as overrides to paste",
             ),
             ("lmx tune memory topology=v5e:2x2 mesh=fsdp 'search.remat=[none,full]' output=json", "as JSON"),

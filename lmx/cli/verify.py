@@ -23,7 +23,7 @@ def run_mesh(composed: Any, run_dir: Path) -> float:
 COMMANDS = (
     Command(
         name="verify mesh",
-        summary="prove that meshes agree: the same steps on each, compared tensor by tensor",
+        summary="prove that meshes agree",
         schema="lmx.run.verify_config:VerifyMesh",
         function=run_mesh,
         keys=(

@@ -73,6 +73,8 @@ def options():
 def test_every_packaged_option_fits_its_json_schema(path, schemas):
     if path.parent.name not in schemas:
         pytest.skip("a group of another command")
+    if path.read_text(encoding="utf-8").startswith("# @package _global_"):
+        pytest.skip("sets values in several groups")
     schema = schemas[path.parent.name]
     assert not complaints(load_yaml(path), schema, schema)
 
