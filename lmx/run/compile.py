@@ -43,6 +43,7 @@ class Report(NamedTuple):
     found     buffers and collectives; None where the compiler gives no text
     flops     of the whole program over all devices, by the model's own formula
     hbm       bytes of a device that a program may fill; None where no figure is known (CPU)
+    cached    whether this very program was compiled, and reported on, before
     """
 
     program: str
@@ -58,6 +59,7 @@ class Report(NamedTuple):
     hbm: int | None
     compile_time: float
     hash: str
+    cached: bool
 
     @property
     def peak(self) -> int:
@@ -189,6 +191,7 @@ def compile_program(
     options = compiler_options(config, parts) or {}
     known = _Cache(cache, lowered, parts.mesh, [str(look_inside), str(sorted(options.items()))])
     found = known.read()
+    cached = found is not None
     if found is None:
         found = _compile(lowered, parts, options, look_inside=look_inside)
         known.write(found)
@@ -202,6 +205,7 @@ def compile_program(
         flops=flops_of(config, parts, program),
         hbm=None if chip is None else chip.hbm,
         hash=known.key,
+        cached=cached,
         **found._asdict(),
     )
 

@@ -147,6 +147,9 @@ def test_nothing_is_compiled_after_warm_up():
                 compiled.append(record.getMessage())
 
     log, handler = logging.getLogger("jax"), Seen()
+    for name in list(logging.root.manager.loggerDict):  # Hydra disables what loggers there are
+        if name.startswith("jax"):
+            logging.getLogger(name).disabled = False
     log.addHandler(handler)
     try:
         with jax.log_compiles(True):

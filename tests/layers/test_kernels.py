@@ -156,7 +156,7 @@ def test_positions_are_what_hides(variant):
 
 def test_auto_is_cpu_on_one_cpu_device_only():
     config = kernels_config("auto")
-    assert config.build("cpu").einsum is cpu.einsum
-    assert config.build("cpu", n_devices=8).einsum is plain_einsum
-    assert config.build("tpu").einsum is plain_einsum
+    assert config.build("cpu").activation is cpu.CPU_ACTIVATIONS
+    assert config.build("cpu", n_devices=8).activation is ACTIVATIONS
+    assert config.build("tpu").activation is ACTIVATIONS
     assert config.build("gpu").activation is ACTIVATIONS

@@ -24,7 +24,9 @@ def report(needs):
         memory = Memory(2 * GB, 0, peak - 2 * GB, 0, peak - 2 * GB)
         needed = peak if peak > 16 * GB else None
         return Report(
-            "train", "v5e:2x2", 1, 4, "TPU v5 lite", {"fsdp": 4}, memory, needed, None, 1.0, 16 * GB, 1.0, ""
+            *("train", "v5e:2x2", 1, 4, "TPU v5 lite", {"fsdp": 4}, memory, needed, None, 1.0, 16 * GB, 1.0),
+            hash="",
+            cached=False,
         )
 
     return one

@@ -11,7 +11,13 @@ from lmx.run.verify_config import VerifyMesh
 MESHES = ("dp", "fsdp", "sequence", "fsdp_context_tp")
 SMALL = (
     *("model.d_model=32", "model.n_heads=4", "model.n_kv_heads=2", "model.n_layers=2"),
-    *("optimizer=muon", "verify.steps=3", "verify.devices=4", "verify.rows=[]"),
+    *(
+        "optimizer=muon",
+        "optimizer.newton_schulz.dtype=float32",
+        "verify.steps=3",
+        "verify.devices=4",
+        "verify.rows=[]",
+    ),
     *("trainer.sequence_length=32", "trainer.global_batch_size=8", "trainer.eval_batch_size=8"),
 )
 

@@ -66,6 +66,8 @@ def test_parts_build(group, name):
     if name == "fsdp_tp":
         overrides.append("mesh.axes.tensor=1")
     config = compose(*overrides).config
+    if any(size not in (1, "auto") for size in config.mesh.axes.values()):
+        pytest.skip("a mesh of several devices: those are compared by lmx verify mesh")
     parts = build(config, total_steps=100)
     assert param_tree.count(parts.model.specs) > 0
     assert jax.tree.structure(parts.abstract_state) == jax.tree.structure(parts.state_shardings)
