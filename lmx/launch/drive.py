@@ -5,10 +5,6 @@ It may die at any moment: all it knows is in the run's folder, and the next driv
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import LmxError, RequestError, Resumable
+from lmx.io import journal
 from lmx.launch.plan import Launch
 from lmx.launch.retry import DONE, PREEMPTED, WRONG_REQUEST, Result, decide
 from lmx.launch.target import Attempt, Seen, log_file, read, write
@@ -41,59 +38,21 @@ class Ended(NamedTuple):
 @contextmanager
 def driving(folder: Path) -> Iterator[None]:
     """Holds the right to drive a run; RequestError where another process has it."""
-    with open(folder / "driver.lock", "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RequestError(
-                f"{folder.parent} is driven by {driver(folder)}; see lmx launch status"
-            ) from None
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {platform.node()}")
-        handle.flush()
-        try:
-            yield
-        finally:
-            handle.truncate(0)
-
-
-def driver(folder: Path) -> str | None:
-    """Who drives a run now; None where nobody does."""
+    lock = journal.hold(folder, lambda who: f"{folder.parent} is driven by {who}; see lmx launch status")
     try:
-        with open(folder / "driver.lock", encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return handle.read().strip() or "another process"
-    except OSError:
-        pass
-    return None
+        yield
+    finally:
+        journal.let_go(lock)
 
 
 def note(folder: Path, event: str, **facts: Any) -> None:
-    """One more line of events.jsonl."""
-    line = json.dumps({"time": time.time(), "event": event, **facts})
-    with open(folder / "events.jsonl", "a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def events(folder: Path) -> list[dict[str, Any]]:
-    """What the drivers of a run have done; a line that a killed one left unfinished is passed over."""
-    path, found = folder / "events.jsonl", []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-    return found
+    """One more event."""
+    journal.append(folder, {"time": time.time(), "event": event, **facts})
 
 
 def results(folder: Path) -> list[Result]:
     """How the attempts so far ended."""
-    return [Result(e["exit_code"], e["progressed"]) for e in events(folder) if e["event"] == "ended"]
+    return [Result(e["exit_code"], e["progressed"]) for e in journal.read(folder) if e["event"] == "ended"]
 
 
 def drive(launch: Launch, *, say: Say, show: Say) -> Ended:
@@ -103,7 +62,7 @@ def drive(launch: Launch, *, say: Say, show: Say) -> Ended:
     """
     folder = launch.plan.folder
     with driving(folder):
-        done = next((e for e in events(folder) if e["event"] == "finished"), None)
+        done = next((e for e in journal.read(folder) if e["event"] == "finished"), None)
         if done is not None:
             return Ended(done["exit_code"], done["message"])
         try:
@@ -116,76 +75,92 @@ def drive(launch: Launch, *, say: Say, show: Say) -> Ended:
         return ended
 
 
+class Begun(NamedTuple):
+    """An attempt that runs, and the checkpoint that it went on from."""
+
+    attempt: Attempt
+    checkpoint: int | None
+
+
 def _attempts(launch: Launch, say: Say, show: Say) -> Ended:
     plan, policy = launch.plan, launch.policy
-    if not events(plan.folder):
+    if not journal.read(plan.folder):
         launch.target.prepare(plan)
         note(plan.folder, "prepared")
     while True:
-        ended, begun = results(plan.folder), read(plan)
-        if len(begun) > len(ended):
-            attempt = begun[-1]
-            checkpoint = next(
-                (e["checkpoint"] for e in reversed(events(plan.folder)) if e["event"] == "starting"), None
-            )
-        else:
-            checkpoint = next(
-                (e["checkpoint"] for e in reversed(events(plan.folder)) if e["event"] == "ended"), None
-            )
-            number = len(ended)
-            say(
-                f"attempt {number}" + (f", going on from step {checkpoint}" if checkpoint is not None else "")
-            )
-            note(plan.folder, "starting", attempt=number, checkpoint=checkpoint)
-            try:
-                attempt = launch.target.start(plan, number, resume=checkpoint is not None)
-            except RequestError as error:
-                if number == 0:
-                    raise
-                # It was sound before: a host that does not answer now may come back.
-                facts = {"attempt": number, "exit_code": 1, "progressed": False, "checkpoint": checkpoint}
-                note(plan.folder, "ended", **facts, message=str(error))
-                decision = decide(
-                    results(plan.folder),
-                    max_failures=policy.max_failures,
-                    max_preemptions=policy.max_preemptions,
-                )
-                say(f"{error}\n{decision.reason}; {decision.action}")
-                if decision.action == "give up":
-                    return Ended(1, f"{error}\n{decision.reason}")
-                _pause(plan.folder, policy.restart_after)
-                continue
-            write(plan, attempt)
-            note(plan.folder, "started", attempt=number)
-        seen, asked = _follow(launch, attempt, say, show)
-        result = Result(seen.exit_code or 0, _newer(seen.checkpoint, checkpoint))
-        note(
-            plan.folder,
-            "ended",
-            attempt=attempt.number,
-            exit_code=result.exit_code,
-            progressed=result.progressed,
-            checkpoint=seen.checkpoint,
-            message=first_words(launch, attempt, seen),
-        )
-        words = first_words(launch, attempt, seen)
-        if asked and result.exit_code != DONE:
-            return Ended(
-                PREEMPTED if seen.checkpoint is not None else 1, f"stopped as asked. {words}".strip()
-            )
-        decision = decide(
-            results(plan.folder),
-            max_failures=policy.max_failures,
-            max_preemptions=policy.max_preemptions,
-        )
-        if decision.action == "done":
-            return Ended(DONE, "done")
-        say(f"{words}\n{decision.reason}; {decision.action}")
-        if decision.action == "give up":
-            return Ended(result.exit_code, f"{words}\n{decision.reason}")
+        begun = _running(launch) or _started(launch, say)
+        if isinstance(begun, Ended):
+            return begun
+        if begun is not None:
+            ended = _followed(launch, begun, say, show)
+            if ended is not None:
+                return ended
         _pause(plan.folder, policy.restart_after)
-        if (plan.folder / "stop").exists():
-            return Ended(PREEMPTED if seen.checkpoint is not None else 1, "stopped as asked")
+        if begun is not None and (plan.folder / "stop").exists():
+            return _stopped(_last(plan.folder, "ended"))
+
+
+def _running(launch: Launch) -> Begun | None:
+    """The attempt that a former driver left running."""
+    begun = read(launch.plan)
+    if len(begun) == len(results(launch.plan.folder)):
+        return None
+    return Begun(begun[-1], _last(launch.plan.folder, "starting"))
+
+
+def _started(launch: Launch, say: Say) -> Begun | Ended | None:
+    """The next attempt; None where it could not be started and is to be tried again."""
+    plan = launch.plan
+    number, checkpoint = len(results(plan.folder)), _last(plan.folder, "ended")
+    say(f"attempt {number}" + (f", going on from step {checkpoint}" if checkpoint is not None else ""))
+    note(plan.folder, "starting", attempt=number, checkpoint=checkpoint)
+    try:
+        attempt = launch.target.start(plan, number, resume=checkpoint is not None)
+    except RequestError as error:
+        if number == 0:
+            raise
+        # It was sound before: a host that does not answer now may come back.
+        facts = {"attempt": number, "exit_code": 1, "progressed": False, "checkpoint": checkpoint}
+        note(plan.folder, "ended", **facts, message=str(error))
+        return _decided(launch, 1, str(error), say)
+    write(plan, attempt)
+    note(plan.folder, "started", attempt=number)
+    return Begun(attempt, checkpoint)
+
+
+def _followed(launch: Launch, begun: Begun, say: Say, show: Say) -> Ended | None:
+    """Follows an attempt to its end; the end of the run, or None where it is to be tried again."""
+    folder = launch.plan.folder
+    seen, asked = _follow(launch, begun.attempt, say, show)
+    result = Result(seen.exit_code or 0, _newer(seen.checkpoint, begun.checkpoint))
+    words = first_words(launch, begun.attempt, seen)
+    facts = {"attempt": begun.attempt.number, **result._asdict(), "checkpoint": seen.checkpoint}
+    note(folder, "ended", **facts, message=words)
+    if asked and result.exit_code != DONE:
+        return _stopped(seen.checkpoint, words)
+    return _decided(launch, result.exit_code, words, say)
+
+
+def _decided(launch: Launch, exit_code: int, words: str, say: Say) -> Ended | None:
+    policy = launch.policy
+    decision = decide(
+        results(launch.plan.folder),
+        max_failures=policy.max_failures,
+        max_preemptions=policy.max_preemptions,
+    )
+    if decision.action == "done":
+        return Ended(DONE, "done")
+    say(f"{words}\n{decision.reason}; {decision.action}")
+    return Ended(exit_code, f"{words}\n{decision.reason}") if decision.action == "give up" else None
+
+
+def _stopped(checkpoint: int | None, words: str = "") -> Ended:
+    return Ended(PREEMPTED if checkpoint is not None else 1, f"stopped as asked. {words}".strip(" ."))
+
+
+def _last(folder: Path, event: str) -> int | None:
+    """The checkpoint of the last event of this kind."""
+    return next((e["checkpoint"] for e in reversed(journal.read(folder)) if e["event"] == event), None)
 
 
 def _newer(now: int | None, before: int | None) -> bool:

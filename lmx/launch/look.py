@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lmx.config.errors import RequestError
-from lmx.launch.drive import driver, driving, events
+from lmx.io import journal
+from lmx.io.journal import driver
+from lmx.launch.drive import driving
 from lmx.launch.plan import Launch, load
 from lmx.launch.target import DEFAULT_GRACE, Attempt, Seen, log_file, read
 
@@ -15,14 +17,14 @@ from lmx.launch.target import DEFAULT_GRACE, Attempt, Seen, log_file, read
 def current(launch: Launch) -> Attempt | None:
     """The attempt that was started last and has not been seen to end; None where there is none."""
     begun = read(launch.plan)
-    ended = sum(e["event"] == "ended" for e in events(launch.plan.folder))
+    ended = sum(e["event"] == "ended" for e in journal.read(launch.plan.folder))
     return begun[-1] if len(begun) > ended else None
 
 
 def status(folder: Path) -> dict[str, Any]:
     """What is known of a run, as JSON."""
     launch = load(folder)
-    happened = events(folder)
+    happened = journal.read(folder)
     attempt = current(launch)
     seen = launch.target.poll(launch.plan, attempt, logs=False) if attempt is not None else None
     last = next((e for e in reversed(happened) if e["event"] == "ended"), {})
@@ -93,7 +95,7 @@ def logs(folder: Path, *, process: int, attempt: int | None, lines: int | None) 
 def stop(folder: Path, *, grace: float | None) -> str:
     """Ends a run; returns when its processes have ended, with what was done in words."""
     launch = load(folder)
-    if any(e["event"] == "finished" for e in events(folder)):
+    if any(e["event"] == "finished" for e in journal.read(folder)):
         return "it has ended already"
     (folder / "stop").touch()
     attempt = current(launch)

@@ -13,12 +13,13 @@ from typing import Any
 
 from lmx.config.errors import DONE, STOPPED, LmxError, RequestError, Resumable
 from lmx.config.text import counted
+from lmx.io.journal import driver
 from lmx.io.records import read_metrics
 from lmx.run.config import TrainConfig
 from lmx.sweep import attempt
 from lmx.sweep.config import Pool, Retries, SweepRun
 from lmx.sweep.driver import Driver, Hooks
-from lmx.sweep.events import driver, read_events, states
+from lmx.sweep.events import read_events, states
 from lmx.sweep.freeze import freeze, make_plan, points
 from lmx.sweep.plan import Plan, read_plan, run_dir, write_plan
 from lmx.sweep.results import checkpointed, result_of, schema_of

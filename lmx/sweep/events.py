@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
-from lmx.config.errors import RequestError
+from lmx.io import journal
 
 Status = Literal["PENDING", "LEASED", "RUNNING", "DONE", "FAILED", "PREEMPTED", "PRUNED"]
 ENDED = ("DONE", "FAILED", "PRUNED")
@@ -92,16 +88,12 @@ class State:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """Every whole event; a line that a killed driver left unfinished is left out."""
-    try:
-        text = (folder / "events.jsonl").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
+    """Every whole event, in order."""
     events = []
-    for line in text.splitlines():
+    for record in journal.read(folder):
         try:
-            events.append(Event(**json.loads(line)))
-        except (ValueError, TypeError):
+            events.append(Event(**record))
+        except TypeError:
             continue
     return events
 
@@ -120,62 +112,19 @@ class Log:
 
     def __init__(self, folder: Path) -> None:
         """RequestError where another driver works."""
-        self._lock = _lock(folder)
-        path = folder / "events.jsonl"
-        torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
-        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        if torn:
-            os.write(self._handle, b"\n")
+        self._folder = folder
+        self._lock = journal.hold(folder, lambda who: f"{folder}: this sweep is driven by {who}")
 
     def write(self, *events: Event) -> None:
         """Appends events, all in one write, and waits until they are on the disk."""
-        lines = [
-            json.dumps({k: v for k, v in vars(event).items() if v is not None and v is not True})
-            for event in events
+        facts = [
+            {k: v for k, v in vars(event).items() if v is not None and v is not True} for event in events
         ]
-        data = "".join(f"{line}\n" for line in lines).encode()
-        if os.write(self._handle, data) != len(data):
-            raise OSError("events.jsonl: the disk is full; free some space, then `lmx sweep resume`")
-        os.fsync(self._handle)
+        journal.append(self._folder, *facts)
 
     def close(self) -> None:
         """Gives the lock back."""
-        os.close(self._handle)
-        self._lock.truncate(0)
-        self._lock.close()
-
-
-def _line(event: Event) -> str:
-    facts = {key: value for key, value in vars(event).items() if value is not None and value is not True}
-    return json.dumps(facts) + "\n"
-
-
-def _lock(folder: Path) -> IO[str]:
-    handle = (folder / "driver.lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise RequestError(
-            f"{folder}: this sweep is driven by {driver(folder) or 'another process'}"
-        ) from None
-    handle.truncate(0)
-    handle.write(f"process {os.getpid()} on {platform.node()}")
-    handle.flush()
-    return handle
-
-
-def driver(folder: Path) -> str | None:
-    """Who drives the sweep now, `process 123 on host`; None where nobody does."""
-    try:
-        with open(folder / "driver.lock", encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return handle.read().strip() or "another process"
-    except OSError:
-        pass
-    return None
+        journal.let_go(self._lock)
 
 
 def as_rows(found: dict[int, State]) -> list[dict[str, Any]]:

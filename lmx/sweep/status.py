@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.io.files import to_json
+from lmx.io.journal import driver
 from lmx.io.progress import duration
 from lmx.io.records import last_values, read_summary
-from lmx.sweep.events import ACTIVE, ENDED, State, driver, read_events, states
+from lmx.sweep.events import ACTIVE, ENDED, State, read_events, states
 from lmx.sweep.freeze import values_of
 from lmx.sweep.plan import Plan, read_plan, run_dir
 from lmx.sweep.results import progress

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from lmx.config.errors import RequestError
+from lmx.io import journal
 from lmx.launch import agent, look
-from lmx.launch.drive import drive, driving, events
+from lmx.launch.drive import drive, driving
 from lmx.launch.plan import find, load
 from lmx.launch.target import log_file, read
 from tests.launch.programs import CHECKPOINT, POLICY, launch, until
@@ -166,7 +167,7 @@ def test_the_driver_may_be_killed_and_another_goes_on(tmp_path):
     assert "nobody" in look.as_text(look.status(given.plan.folder)) or agent.started(pid) is None
     ended, _, _ = run(given)
     assert ended.exit_code == 0
-    assert [e["event"] for e in events(given.plan.folder)].count("starting") == 1
+    assert [e["event"] for e in journal.read(given.plan.folder)].count("starting") == 1
 
 
 def test_a_number_given_to_another_process_is_never_signalled(tmp_path):

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from lmx.config.errors import ConfigError, RequestError
+from lmx.io.journal import driver
 from lmx.run.config import TrainConfig
-from lmx.sweep.events import Event, Log, driver, read_events, states
+from lmx.sweep.events import Event, Log, read_events, states
 from lmx.sweep.freeze import freeze, points
 from lmx.sweep.plan import attempt_dir, read_plan, write_plan
 from lmx.sweep.pods import members
