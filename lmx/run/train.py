@@ -11,28 +11,22 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from lmx.config.errors import RequestError, Resumable, requests
+from lmx.config.errors import RequestError, Resumable
 from lmx.config.overrides import write_value
-from lmx.data.dataset import row
 from lmx.data.loader import batches
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
-from lmx.io.run_dir import RunDir
 from lmx.params import path_name
-from lmx.run.build import Parts, build, make_state, to_devices, use_compile_cache
+from lmx.run.build import to_devices
 from lmx.run.config import TrainConfig
-from lmx.run.hosts import anyhow, require_same, several
-from lmx.run.judge import Judge
-from lmx.run.length import total_steps
+from lmx.run.hosts import anyhow, several
 from lmx.run.numbers import Throughput, describe, summary, words_at_end
-from lmx.run.pace import with_steps
-from lmx.run.programs import StepPrograms
+from lmx.run.prepare import prepare
 from lmx.sharding.rows import rows_of_process
 from lmx.train.evaluate import Evaluation
 from lmx.train.loop import Events, Finished, run_steps
@@ -70,28 +64,12 @@ class Run:
 
     def __init__(self, composed: Any, run_path: Path, *, resume: bool) -> None:
         self.began = time.perf_counter()
+        ready = prepare(composed, run_path, resume=resume)
+        composed = ready.composed
         self.config: TrainConfig = composed.config
-        try:
-            with requests(), ThreadPoolExecutor(1) as reader:
-                sinks.check(self.config.logging)
-                _configure_jax(self.config)
-                # Text is read and tokenised while the parts are built.
-                reading: Future = reader.submit(_read_data, self.config)
-                composed = with_steps(composed, reading.result, resume=resume)
-                self.config, trainer = composed.config, composed.config.trainer
-                epoch = reading.result()[1].examples_per_epoch if trainer.epochs else 0
-                self.total = total_steps(trainer, examples_per_epoch=epoch)
-                self.parts: Parts = build(self.config, total_steps=self.total)
-                tokenizer, self.dataset = reading.result()
-                self.step_program = StepPrograms(self.config, self.parts, row(self.dataset.train, 0))
-                state = None if resume else make_state(self.config, self.parts)
-                self.judge = Judge(self.config, self.parts, tokenizer, self.dataset)
-            make = RunDir.open if resume else RunDir.create
-            self.dir = make(run_path, primary=jax.process_index() == 0)
-            require_same("configuration", composed.hash)  # and the run directory is there
-        except Exception:
-            _remove_if_empty(run_path)
-            raise
+        self.total, self.parts, self.dataset = ready.total, ready.parts, ready.dataset
+        self.step_program, self.judge, self.dir = ready.step_program, ready.judge, ready.dir
+        state = ready.state
         warm_up()
         tree = {**composed.tree, "resume": None, "distributed": anyhow(composed.tree["distributed"])}
         self.start = 0
@@ -105,7 +83,7 @@ class Run:
             self.dir.cut_metrics(self.start)
         self.state: TrainState = state  # type: ignore[assignment]
         self.dir.write_config(tree, composed.overrides)
-        self.meta = {"config": tree, "config_hash": composed.hash, "seed": trainer.seed}
+        self.meta = {"config": tree, "config_hash": composed.hash, "seed": self.config.trainer.seed}
         self._log = sinks.Sinks(
             run_path,
             self.config.logging,
@@ -119,7 +97,7 @@ class Run:
         self.dir.write_summary({"status": "running", "name": self.config.name})
         self.dir.write_provenance(
             config_hash=composed.hash,
-            seed=trainer.seed,
+            seed=self.config.trainer.seed,
             devices=[str(d) for d in self.parts.mesh.devices.flat],
             hosts=jax.process_count(),
         )
@@ -349,30 +327,6 @@ class Run:
                 ending()
             except Exception as another:  # the first error is the one to report
                 print(f"WARNING: while ending the failed run: {another}", file=sys.stderr)
-
-
-def _read_data(config: TrainConfig) -> tuple[Any, Any]:
-    tokenizer = config.tokenizer.build()
-    trainer = config.trainer
-    dataset = config.data.build(
-        tokenizer,
-        sequence_length=trainer.sequence_length,
-        seed=trainer.seed,
-        global_batch_size=trainer.batch_sequences(),
-        vocab_size=config.model.vocab_size,
-    )
-    return tokenizer, dataset
-
-
-def _configure_jax(config: TrainConfig) -> None:
-    use_compile_cache(config.trainer.compile_cache)
-    if config.trainer.check_nans:
-        jax.config.update("jax_debug_nans", True)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def _every(interval: int | None, step: int) -> bool:

@@ -32,7 +32,8 @@ def test_nothing_is_lost_after_a_line_that_was_not_finished(tmp_path: Path, torn
         handle.write(torn)
     journal.append(tmp_path, {"b": 2})
     found = journal.read(tmp_path)
-    assert found[0] == {"a": 1} and found[-1] == {"b": 2}
+    assert found[0] == {"a": 1}
+    assert found[-1] == {"b": 2}
 
 
 def test_one_process_drives_at_a_time_and_a_killed_one_gives_way(tmp_path: Path) -> None:
@@ -40,7 +41,8 @@ def test_one_process_drives_at_a_time_and_a_killed_one_gives_way(tmp_path: Path)
         [sys.executable, "-c", _HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
         assert f"process {other.pid}" in (journal.driver(tmp_path) or "")
         with pytest.raises(RequestError, match=f"process {other.pid} on"):
             journal.hold(tmp_path, lambda who: f"taken by {who}")

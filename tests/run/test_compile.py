@@ -62,12 +62,12 @@ from lmx.run.compile import build_for, lower, steps_of, topology_devices
 from lmx.run.compile_config import Compile
 from lmx.run.config import TrainConfig
 from lmx.run.length import total_steps
-from lmx.run.train import _read_data
+from lmx.run.prepare import read_data
 from lmx.run.programs import StepPrograms
 
 overrides = sys.argv[1:]
 config = Composer("train", TrainConfig, overrides=overrides).check(overrides)[0].config
-dataset = _read_data(config)[1]
+dataset = read_data(config)[1]
 parts = build(config, total_steps=total_steps(config.trainer, examples_per_epoch=0))
 run = StepPrograms(config, parts, row(dataset.train, 0))._programs[False].result()
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from lmx.config.errors import RequestError
-from lmx.models import hf
+from lmx.models import Decoder, hf
 from lmx.models.hf.checkpoint import load_params, write_checkpoint
 from lmx.models.hf.fields import decided
+from lmx.models.hf.read import parse_config
 from lmx.params import init, map_params
 from tests.models.hf.test_parity import FAMILIES, PARITY
 from tests.support import build_model, model_config
@@ -94,3 +95,14 @@ def test_the_reference_library_reads_what_was_written(tmp_path):
     np.testing.assert_array_equal(tensors["transformer.wte.weight"], params["embedding"]["tokens"])
     assert tensors["transformer.h.0.attn.c_attn.weight"].shape == (16, 48)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]
+
+
+def test_a_class_that_derives_from_the_decoder_is_not_in_the_way(tmp_path):
+    class Derived(Decoder):
+        pass
+
+    raw = {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    raw |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "rms_norm_eps": 1e-6}
+    raw |= {"rope_theta": 1e4, "hidden_act": "silu", "tie_word_embeddings": True}
+    assert type(parse_config(raw, tmp_path).config) is Decoder
+    assert issubclass(Derived, Decoder)
