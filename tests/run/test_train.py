@@ -116,7 +116,8 @@ def test_a_run_leaves_what_it_promises(straight):
     assert result["steps"] == 20
     assert result["tokens"] == 20 * 4 * 64
     assert result["loss"] < 4.8 < np.log(256)
-    assert 0 < result["eval_bits_per_byte"] == pytest.approx(result["eval_loss"] / np.log(2), rel=1e-6)
+    bits = result["eval_loss"] / np.log(2)  # a token; the end of a document is one of no bytes
+    assert bits * (1 - 1e-6) <= result["eval_bits_per_byte"] <= bits * (1 + 8 / 512)
     for key in ("params", "tokens_per_second", "time_to_first_step", "wall_time"):
         assert result[key] > 0
     recorded = rows(run)
