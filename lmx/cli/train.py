@@ -10,9 +10,12 @@ from lmx.cli.command import Command
 
 def run(composed: Any, run_dir: Path) -> float:
     """Trains, or goes on; returns the evaluation loss. Where several processes run, all end when one fails."""
+    from lmx.config.environment import imports
     from lmx.config.errors import Resumable
-    from lmx.run import hosts
-    from lmx.run.train import train
+
+    with imports():
+        from lmx.run import hosts
+        from lmx.run.train import train
 
     resume = composed.config.resume is not None
     hosts.join(composed.config.distributed)

@@ -18,7 +18,6 @@ import numpy as np
 from lmx.infer.requests import Request, Result, TokenLogprob, bucket, check, controls_of
 from lmx.infer.sampling import TOP_LOGPROBS, Chosen, Controls, choose
 from lmx.infer.text import TextStream
-from lmx.layers.decode import shared_out
 from lmx.layers.loss import logits
 from lmx.models.model import Model
 from lmx.types import KVCache, Tree
@@ -220,8 +219,7 @@ def _choose(
     controls: Controls,
     cache: KVCache,
 ) -> Chosen:
-    # Two rows where there is one: on a CPU it would take one core, and elsewhere costs nothing.
-    y_BV = logits(shared_out(hidden_BD), model.head(params))[: hidden_BD.shape[0]]
+    y_BV = logits(hidden_BD, model.head(params))
     return choose(y_BV, controls, tokens_BS=cache.tokens, lengths_B=cache.lengths, vocab_size=vocab_size)
 
 

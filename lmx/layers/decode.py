@@ -1,8 +1,7 @@
-"""One query a row against a cache, and products of one row, in forms that suit XLA's CPU back end (jaxlib 0.10).
+"""One query a row against a cache, in a form that suits XLA's CPU back end (jaxlib 0.10).
 
-- A batched product whose left factor is contracted over any but its last dimension runs as a plain loop on one
-  core: the values of a cache are one. A product and a sum, which the compiler fuses, is several times faster.
-- One row times a matrix runs on one core, by a loop made for each; two rows go to the library, which shares them out.
+A batched product whose left factor is contracted over any but its last dimension runs as a plain loop on one core: the
+values of a cache are one. A product and a sum, which the compiler fuses, is several times faster.
 """
 
 from __future__ import annotations
@@ -11,14 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from lmx.layers.scores import HIDDEN, mask
-
-
-def shared_out(x: jax.Array) -> jax.Array:
-    """Activations [B, .., K] of one token alone with an empty second row; others as they are."""
-    if x.size != x.shape[-1]:
-        return x
-    # The compiler would see through the padding.
-    return jax.lax.optimization_barrier(jnp.concatenate([x, jnp.zeros_like(x)]))
 
 
 def attention(

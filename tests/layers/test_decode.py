@@ -46,17 +46,6 @@ def test_attention_is_the_dot_product(knobs):
     np.testing.assert_array_equal(through, found)
 
 
-def test_one_row_is_a_product_like_any_other():
-    rng = np.random.default_rng(1)
-    x, w = rng.normal(size=(1, 1, 16)).astype("f"), rng.normal(size=(16, 24)).astype("f")
-    assert decode.shared_out(jnp.asarray(x)).shape == (2, 1, 16)
-    found = jax.jit(lambda x, w: cpu.einsum("btd,df->btf", x, w))(x, w)
-    assert found.shape == (1, 1, 24)
-    np.testing.assert_allclose(found, x @ w, rtol=1e-5, atol=1e-5)
-    many = jnp.ones((2, 3, 16))
-    assert decode.shared_out(many) is many
-
-
 @pytest.mark.parametrize("width", [13, 256, 1024, 1000])
 def test_the_best_is_the_first_of_the_largest(width):
     x = np.random.default_rng(2).integers(0, 40, (4, width)).astype("f")

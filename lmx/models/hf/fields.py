@@ -70,7 +70,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_decoder(fields: Mapping[str, Any]) -> Decoder:
     """The `Decoder` of what a checkpoint decides."""
-    absent = {**dict.fromkeys(Decoder.model_fields), "_target_": "lmx.models.Decoder"}  # others may derive from it
+    absent = {
+        **dict.fromkeys(Decoder.model_fields),
+        "_target_": "lmx.models.Decoder",
+    }  # others may derive from it
     found = Decoder.model_validate(merge(merge(absent, FREE), fields))
     assert isinstance(found, Decoder)
     return found
