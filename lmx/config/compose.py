@@ -154,7 +154,7 @@ class Composer(Generic[Schema]):
         resolved = _resolve_job(cfg, composition, job)
         checked = validate(self.schema, resolved.tree)
         raw = [*wrong, *resolved.problems, *checked.problems]
-        if checked.config is not None and not raw:
+        if checked.config is not None and all(problem.kind == "absent" for problem in raw):
             raw += contradictions(checked.config)
         raw += faults(self.schema, resolved.tree)
         lines = [o.input_line or "" for o in parsed if not o.is_hydra_override()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -152,3 +153,10 @@ def without(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
     if isinstance(node, dict):
         node.pop(last, None)
     return changed
+
+
+def without_removal(fix: str | None, key: str) -> str | None:
+    """A fix without its word `~key`, for a key that no file has: on the command line it is left out instead."""
+    if fix is None or f"~{key}" not in fix:
+        return fix
+    return shlex.join([word for word in shlex.split(fix) if word != f"~{key}"]) or None

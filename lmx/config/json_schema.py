@@ -113,25 +113,39 @@ def _members(annotation: Any, metadata: tuple[Any, ...]) -> list[Any]:
     return [Annotated[annotation, *metadata] if metadata else annotation]
 
 
-def group_schema(title: str, annotations: Iterable[Any]) -> dict[str, Any]:
-    """The schema of every option file of a group, which several commands may type differently."""
+def group_schema(
+    title: str, annotations: Iterable[Any], roots: Iterable[type[Config]] = ()
+) -> dict[str, Any]:
+    """The schema of every option file of a group, which several commands may type differently.
+
+    `roots`: what files that set keys of the whole configuration (`# @package _global_`) set keys of.
+    """
     builder = Builder()
     found: list[dict[str, Any]] = []
     for annotation in annotations:
         for part in _members(annotation, ()):
             found += [p for p in builder._alternative(part) if p not in found and p != {"type": "null"}]
+    found += [_whole(builder, root) for root in roots]
     return {"$schema": _DIALECT, "title": title, "anyOf": found, "definitions": builder.definitions}
 
 
 def root_schema(title: str, roots: Iterable[type[Config]]) -> dict[str, Any]:
     """The schema of a primary configuration, or of an experiment of several commands."""
     builder = Builder()
-    forms = []
-    for root in roots:
-        form = builder.mapping(root)
-        form["properties"]["hydra"] = {"type": "object", "description": "Hydra's own configuration"}
-        forms.append(form)
+    forms = [_whole(builder, root) for root in roots]
     return {"$schema": _DIALECT, "title": title, "anyOf": forms, "definitions": builder.definitions}
+
+
+def _whole(builder: Builder, root: type[Config]) -> dict[str, Any]:
+    form = builder.mapping(root)
+    form["properties"]["hydra"] = {"type": "object", "description": "Hydra's own configuration"}
+    return form
+
+
+def is_global(path: Path) -> bool:
+    """Whether a file of a group sets keys of the whole configuration: a preset, an experiment."""
+    with open(path, encoding="utf-8") as lines:
+        return lines.readline().split() == ["#", "@package", "_global_"]
 
 
 def all_schemas(roots: Mapping[str, type[Config]], folder: Path) -> dict[str, dict[str, Any]]:
@@ -140,6 +154,7 @@ def all_schemas(roots: Mapping[str, type[Config]], folder: Path) -> dict[str, di
     roots   name of the primary configuration -> root class
     """
     found = {name: root_schema(f"conf/{name}.yaml", [root]) for name, root in roots.items()}
+    train = [root for name, root in roots.items() if name == "train"] or list(roots.values())
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "hydra"):
         types: list[Any] = []
         for root in roots.values():
@@ -147,8 +162,8 @@ def all_schemas(roots: Mapping[str, type[Config]], folder: Path) -> dict[str, di
             if info is not None and info.annotation not in types:
                 types.append(info.annotation)
         if types:
-            found[path.name] = group_schema(f"conf/{path.name}", types)
+            presets = any(is_global(file) for file in path.glob("*.yaml"))
+            found[path.name] = group_schema(f"conf/{path.name}", types, train if presets else ())
     if (folder / "experiment").is_dir():
-        train = [root for name, root in roots.items() if name == "train"] or list(roots.values())
         found["experiment"] = root_schema("conf/experiment", train)
     return found

@@ -119,7 +119,7 @@ class Mesh(Config):
         """What can be told without devices: (key, message, fix). `own_axes` are logical axes of the model's own."""
         known = {**LOGICAL_AXES, **{name: "the model's own" for name in own_axes}}
         found = [*_axis_problems(self), *_name_problems(self, known)]
-        return found or [*_twice(self), *_collisions(self.rules), *_pipeline(self)]
+        return found or [*_twice(self), *_collisions(self.rules), *_context(self), *_pipeline(self)]
 
 
 def _axis_problems(mesh: Mesh) -> list[tuple[str, str, str]]:
@@ -153,13 +153,13 @@ def _name_problems(mesh: Mesh, known: Mapping[str, str]) -> list[tuple[str, str,
                     f"{logical!r} is laid over {name!r}, but the mesh has the axes {', '.join(mesh.axes)}"
                 )
                 found.append((key, message, f"{key}={meant}"))
-    for logical in known:
-        if logical not in mesh.rules and logical in LOGICAL_AXES:
-            message = (
-                f"no rule for the logical axis {logical!r} ({known[logical]}); a file that begins with "
-                "`defaults: [_rules]` has one for each"
-            )
-            found.append(("mesh.rules", message, f"+mesh.rules.{logical}=null"))
+    missing = [logical for logical in LOGICAL_AXES if logical not in mesh.rules]
+    if missing:
+        message = (
+            f"no rule for {', '.join(missing)}; a file that begins with `defaults: [_rules, _self_]` has one for "
+            "each logical axis, null (not split) unless it says otherwise"
+        )
+        found.append(("mesh.rules", message, ""))
     return found
 
 
@@ -194,6 +194,16 @@ def _collisions(rules: Rules) -> list[tuple[str, str, str]]:
                 fix = f"mesh.rules.{second}={_written(rest)}"
                 found.setdefault((first, second), (f"mesh.rules.{second}", message, fix))
     return list(found.values())
+
+
+def _context(mesh: Mesh) -> list[tuple[str, str, str]]:
+    if mesh.context_attention is None or mesh_axes(mesh.rules["length"]):
+        return []
+    message = (
+        f"{mesh.context_attention} is a way to split attention along sequences, and mesh.rules.length splits none; "
+        "mesh=context and mesh=context_ring do"
+    )
+    return [("mesh.context_attention", message, "mesh.context_attention=null")]
 
 
 def _pipeline(mesh: Mesh) -> list[tuple[str, str, str]]:

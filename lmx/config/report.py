@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from lmx.config.component import Component, Config
 from lmx.config.errors import UNSET, Problem, show_value
 from lmx.config.files import show_path
-from lmx.config.fixes import accepted, class_names, likely_values, whole_list, without
+from lmx.config.fixes import accepted, class_names, likely_values, whole_list, without, without_removal
 from lmx.config.groups import Composition
 from lmx.config.near import nearest, nearest_key
 from lmx.config.origins import Origins, command_line, origin_of
@@ -71,8 +71,9 @@ def _follows(context: _Context, problem: Problem, problems: Sequence[Problem]) -
     root = problem.key.split(".")[0]
     if problem.kind == "absent" and spot_of(context.found.schema, problem.key, context.plain) is None:
         return True
+    parent = problem.key.rpartition(".")[0]
     if problem.kind == "absent" and any(
-        p.key == problem.key.rpartition(".")[0] and p.kind == "value" for p in problems
+        (p.key, p.kind) in ((parent, "value"), (problem.key, "contradiction")) for p in problems
     ):
         return True  # added with +, it would be refused as well
     if problem.kind in ("unknown_key", "absent", "nothing", "inside_value"):
@@ -127,6 +128,8 @@ def _explain(context: _Context, problem: Problem) -> Problem:
         return problem
     if problem.kind == "contradiction":
         value = pick(context.plain, problem.key)
+        if _before(context, problem.key) is UNSET:
+            problem = replace(problem, fix=without_removal(problem.fix, problem.key))
         return replace(problem, value=value if not isinstance(value, Mapping) else UNSET)
     return _wrong_value(context, problem)
 

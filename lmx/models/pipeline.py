@@ -10,7 +10,7 @@ that what leaves the last stage is at once what the first one goes on with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,6 +54,12 @@ class Schedule(NamedTuple):
         done = jnp.clip(done, 0, self.micro_batches * self.repeats - 1)
         within = done % self.blocks
         return within // self.stages, done // self.blocks * self.stages + done % self.stages, busy
+
+    def tick(self, block: int, micro: int) -> int:
+        """The tick at which a block of layers computes a micro-batch."""
+        repeat, stage = divmod(block, self.stages)
+        turn, place = divmod(micro, self.stages)
+        return turn * self.blocks + repeat * self.stages + place + stage
 
 
 def schedule(shard: Shard) -> Schedule | None:
@@ -121,6 +127,19 @@ def run(
     # Each round's results stand where the next round's inputs stood.
     y_BTD = cut.join(jnp.roll(waiting, -1, axis=1))
     return y_BTD, jax.tree.map(partial(_by_layer, plan, repeat), counts)
+
+
+def whole(by_tick: Sequence[jax.Array], *, shard: Shard) -> jax.Array:
+    """[blocks, B, ...] of what the stages made, at each tick [stages, B / micro-batches, ...]: the rows of a batch."""
+    plan = schedule(shard)
+    assert plan is not None
+    cut = _Cut.of(by_tick[0].shape[1] * plan.micro_batches, plan, shard)
+    found = []
+    for block in range(plan.blocks):
+        ticks = [plan.tick(block, micro) for micro in range(plan.micro_batches)]
+        x = jnp.stack([by_tick[tick][block % plan.stages] for tick in ticks])
+        found.append(cut.join(x.reshape(cut.rounds, cut.stages, *x.shape[1:]).swapaxes(0, 1)))
+    return jnp.stack(found)
 
 
 def _turn(

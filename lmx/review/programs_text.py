@@ -25,7 +25,9 @@ def print_report(report: dict[str, Any]) -> None:
     from rich.text import Text
 
     console = _console()
-    mesh = " x ".join(f"{name} {n}" for name, n in report["mesh"].items())
+    mesh = " x ".join(
+        name + (f" {n} ({report['links'][name]})" if n > 1 else f" {n}") for name, n in report["mesh"].items()
+    )
     slices = f", {report['slices']} slices" if report["slices"] > 1 else ""
     console.print(
         Text(
@@ -59,6 +61,8 @@ def print_report(report: dict[str, Any]) -> None:
         for one in report["collectives"]:
             table.add_row(one["kind"], one["axes"], f"{one['count']:,}", size(one["bytes"]))
         console.print(table)
+    if not report["largest_buffers"]:
+        console.print("buffers and collectives are not known: the compiler gives no text of this program")
     cached = " (from the cache)" if report["cached"] else ""
     console.print(
         f"{report['flops_per_step']:.4g} FLOPs; compiled in {report['compile_time']:.1f} s{cached}\n"
@@ -82,6 +86,8 @@ def refusal(report: dict[str, Any], fix: dict[str, Any] | None, *, searched: boo
     elif searched:
         lines.append(
             "  no remat, accumulation, sharding or precision that was tried is enough: take more devices"
+            if report["program"] == "train"
+            else "  no smaller batch is enough: take more devices"
         )
     return "\n".join(lines)
 

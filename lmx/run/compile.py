@@ -26,7 +26,7 @@ from lmx.run.config import TrainConfig
 from lmx.run.length import total_steps
 from lmx.run.programs import abstract_batch, compiler_options, lowered_step
 from lmx.run.topology import devices_of, parse_topology
-from lmx.sharding import spec
+from lmx.sharding import links, spec, split_axes, ways
 from lmx.train.evaluate import make_eval_step
 from lmx.types import Batch, Tree
 
@@ -42,6 +42,7 @@ class Report(NamedTuple):
     needed    bytes of a device that the compiler asks for where it refused the program; None where it fits
     found     buffers and collectives; None where the compiler gives no text
     flops     of the whole program over all devices, by the model's own formula
+    links     mesh axis -> what it runs over: ICI, DCN, ...
     hbm       bytes of a device that a program may fill; None where no figure is known (CPU)
     cached    whether this very program was compiled, and reported on, before
     """
@@ -52,6 +53,7 @@ class Report(NamedTuple):
     devices: int
     device_kind: str
     mesh: dict[str, int]
+    links: dict[str, str]
     memory: Memory | None
     needed: int | None
     found: Found | None
@@ -130,6 +132,12 @@ def _lower_decode(config: Compile, parts: Parts) -> jax.stages.Lowered:
     """One more token a row, the likeliest, from a cache that is donated; parameters in the compute dtype."""
     batch, length = config.decode.batch, config.decode.length
     rules, mesh, dtype = config.mesh.rules, parts.mesh, jnp.dtype(config.trainer.compute_dtype)
+    n = ways(mesh.shape, rules, "batch")
+    if batch % n:
+        over = " x ".join(f"{name} {mesh.shape[name]}" for name in split_axes(rules, "batch"))
+        raise ValueError(
+            f"decode.batch={batch}: its rows cannot be split {n} ways ({over}); set decode.batch={-(-batch // n) * n}"
+        )
     shardings = param_tree.shardings(parts.model.specs, mesh, rules)
     params = param_tree.abstract(parts.model.specs, dtype, shardings)
     rows = ("batch",)
@@ -202,6 +210,7 @@ def compile_program(
         devices=len(devices),
         device_kind=str(devices[0].device_kind),
         mesh=dict(parts.mesh.shape),
+        links={name: str(link) for name, link in links(parts.mesh).items()},
         flops=flops_of(config, parts, program),
         hbm=None if chip is None else chip.hbm,
         hash=known.key,
@@ -247,10 +256,10 @@ def _compile(
 
 
 class _Cache:
-    """Reports by a hash of the program as it goes to the compiler, the devices, and the compiler's version."""
+    """Reports by a hash of the program as it goes to the compiler, the devices, the compiler, and what reads it."""
 
     def __init__(self, folder: str | None, lowered: jax.stages.Lowered, mesh: Any, more: list[str]) -> None:
-        versions = [f"jax {jax.__version__}", f"libtpu {_version('libtpu')}"]
+        versions = [f"jax {jax.__version__}", f"libtpu {_version('libtpu')}", _readers()]
         devices = [repr(d) for d in mesh.devices.flat]
         text = "\n".join([lowered.as_text(), str(mesh), *devices, *versions, *more])
         self.key = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -320,3 +329,12 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
+
+
+@functools.cache
+def _readers() -> str:
+    """A hash of the code that reads compiled programs."""
+    from lmx import review
+
+    files = sorted(path for folder in review.__path__ for path in Path(folder).glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -25,9 +25,7 @@ def compile_and_report(config: Compile) -> float:
         reports[program] = told
         if not report.fits:
             told["fix"] = _fix(config, devices, report)
-            refused.append(
-                refusal(told, told["fix"], searched=config.fixes == "compile" and program == "train")
-            )
+            refused.append(refusal(told, told["fix"], searched=config.fixes == "compile"))
     first = reports[config.programs[0]]
     if config.output == "json":
         print(json.dumps({**first, "programs": reports}))
@@ -50,6 +48,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "devices": report.devices,
         "device_kind": report.device_kind,
         "mesh": report.mesh,
+        "links": report.links,
         "argument_bytes": None if memory is None else memory.arguments,
         "output_bytes": None if memory is None else memory.outputs,
         "temp_bytes": None if memory is None else memory.temporaries,
@@ -81,9 +80,9 @@ def _one(config: Any, devices: Any, program: str, *, look_inside: bool = True) -
 
 
 def _fix(config: Compile, devices: Any, report: Report) -> dict[str, Any] | None:
-    if config.fixes == "none" or report.program != "train":
+    if config.fixes == "none":
         return None
-    fix = find_fix(report, config, lambda c: _one(c, devices, "train", look_inside=False), say=_say)
+    fix = find_fix(report, config, lambda c: _one(c, devices, report.program, look_inside=False), say=_say)
     return (
         None
         if fix is None

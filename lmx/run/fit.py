@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 
 from lmx.config.errors import ConfigError, Problem
+from lmx.config.overrides import write_override
 from lmx.params import named_params
 from lmx.run.config import TrainConfig
 from lmx.sharding import split_axes, ways
@@ -46,7 +47,7 @@ def fit_problems(config: TrainConfig, specs: Tree, sizes: Mapping[str, int]) -> 
     of_model = list(_model_extents(specs))
     wrong = [e for e in of_model if e.size % ways(sizes, rules, e.axis)]
     better = _nearest_sizes(of_model, sizes, rules) if wrong else None
-    problems = []
+    problems = _half_exchanged(config, sizes) if any(e.axis == "experts" for e in of_model) else []
     for extent in [*_trainer_extents(config, sizes), *wrong]:
         parts = ways(sizes, rules, extent.axis) * extent.multiple
         if extent.size % parts == 0:
@@ -69,7 +70,24 @@ def fit_problems(config: TrainConfig, specs: Tree, sizes: Mapping[str, int]) -> 
     return problems
 
 
-def _pipeline_parts(config: TrainConfig, sizes: Mapping[str, int]) -> int:
+def _half_exchanged(config: TrainConfig, sizes: Mapping[str, int]) -> list[Problem]:
+    """Experts along axes of which some split the tokens, too: neither an exchange nor a sum would do."""
+    rules = config.mesh.rules
+    experts = [name for name in split_axes(rules, "experts") if sizes[name] > 1]
+    tokens = split_axes(rules, "batch") + split_axes(rules, "length")
+    shared = [name for name in experts if name in tokens]
+    if len(shared) in (0, len(experts)):
+        return []
+    rest = ", ".join(name for name in experts if name not in shared)
+    message = (
+        f"experts lie over {', '.join(experts)}; tokens are split over {', '.join(shared)}, but not over {rest}: "
+        "split them over all of these (mesh.rules.batch) or over none"
+    )
+    fix = write_override("mesh.rules.experts", shared if len(shared) > 1 else shared[0])
+    return [Problem("mesh.rules.experts", message, rules["experts"], fix=fix, kind="mesh")]
+
+
+def pipeline_parts(config: TrainConfig, sizes: Mapping[str, int]) -> int:
     """Into how many micro-batches of a pipeline each device's rows are cut."""
     if config.mesh.pipeline is None or math.prod(sizes.values()) == 1:
         return 1
@@ -80,7 +98,7 @@ def _pipeline_parts(config: TrainConfig, sizes: Mapping[str, int]) -> int:
 
 def _trainer_extents(config: TrainConfig, sizes: Mapping[str, int]) -> list[Extent]:
     trainer, rules = config.trainer, config.mesh.rules
-    stages = _pipeline_parts(config, sizes)
+    stages = pipeline_parts(config, sizes)
     sequences, length = trainer.batch_sequences(), trainer.sequence_length
     counted = f"a batch of {sequences} sequences"
     if trainer.accumulation > 1:

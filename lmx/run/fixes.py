@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from lmx.config.mesh import mesh_axes
 from lmx.config.overrides import write_override
 from lmx.run.compile import Report
 from lmx.run.config import TrainConfig
+from lmx.run.fit import pipeline_parts
 
 MOST = 6
 """Changes that are compiled at most."""
@@ -41,9 +42,15 @@ def changed(config: Any, key: str, value: Any) -> Any:
     return config.model_copy(update={first: new})
 
 
+def _ways(config: TrainConfig, mesh_shape: dict[str, int]) -> int:
+    """Into how many parts a batch is cut: over the mesh, and by a pipeline."""
+    over = math.prod(mesh_shape.get(axis, 1) for axis in mesh_axes(config.mesh.rules.get("batch")))
+    return over * pipeline_parts(config, mesh_shape)
+
+
 def micro_batches(config: TrainConfig, mesh_shape: dict[str, int]) -> list[int]:
     """Values of trainer.accumulation that leave every device whole sequences, powers of two times the present one."""
-    ways = math.prod(mesh_shape.get(axis, 1) for axis in mesh_axes(config.mesh.rules.get("batch")))
+    ways = _ways(config, mesh_shape)
     sequences, now = config.trainer.batch_sequences(), config.trainer.accumulation
     found, n = [], now
     while sequences % (n * ways) == 0:
@@ -79,6 +86,20 @@ def changes(config: TrainConfig, mesh_shape: dict[str, int]) -> Iterator[Change]
         yield Change((*words, "trainer.param_dtype=bfloat16"), config, True)
 
 
+def smaller_batches(config: Any, mesh_shape: dict[str, int], key: str) -> Iterator[Change]:
+    """The batch at `key` halved, and again, as long as it can be split over the mesh."""
+    ways = _ways(config, mesh_shape)
+    first, _, last = key.partition(".")
+    rows = getattr(getattr(config, first), last) // 2
+    while rows and rows % ways == 0:
+        yield Change((f"{key}={rows}",), changed(config, key, rows), False)
+        rows = rows // 2 if rows % 2 == 0 else 0
+
+
+BATCHES = {"eval": "trainer.eval_batch_size", "decode": "decode.batch"}
+"""The batch of each program but training."""
+
+
 def find_fix(
     report: Report,
     config: TrainConfig,
@@ -87,25 +108,29 @@ def find_fix(
     say: Callable[[str], None],
     most: int = MOST,
 ) -> Fix | None:
-    """The first change with which the program of `report` fits, by compiling; None when none of them is enough."""
-    for change in _likely(report, list(changes(config, report.mesh)), config)[:most]:
+    """The first change with which the program of `report` fits, by compiling; None when none of them is enough.
+
+    Micro-batches that cannot be small enough, by what larger ones took, are passed over.
+    """
+    memory, hbm = report.memory, report.hbm
+    fixed = 0 if memory is None else memory.arguments + memory.outputs
+    # Overrides but for the accumulation -> the last accumulation that was compiled with them, and its peak.
+    seen: dict[tuple[str, ...], tuple[int, int]] = {(): (config.trainer.accumulation, report.peak)}
+    key = BATCHES.get(report.program)
+    possible = smaller_batches(config, report.mesh, key) if key else changes(config, report.mesh)
+    for change in possible:
+        n, smaller = change.config.trainer.accumulation, change.overrides[-1].startswith("trainer.accum")
+        base = change.overrides[:-1] if smaller else change.overrides
+        if smaller and hbm is not None and memory is not None and base in seen:
+            before, peak = seen[base]
+            if fixed + max(peak - fixed, 0) * before / n > hbm:
+                continue
+        if most == 0:
+            return None
+        most -= 1
         say(f"trying {' '.join(change.overrides)}")
         found = compile_one(change.config)
         if found.fits:
             return Fix(change.overrides, found.peak, change.numerics)
+        seen[base] = (n, found.peak)
     return None
-
-
-def _likely(report: Report, found: Sequence[Change], config: TrainConfig) -> list[Change]:
-    """Without those that cannot be enough: a fraction of the batch saves at most the other part of the temporaries."""
-    memory, hbm = report.memory, report.hbm
-    if memory is None or hbm is None:
-        return list(found)
-    kept = []
-    for change in found:
-        part = config.trainer.accumulation / change.config.trainer.accumulation
-        same = change.overrides[-1].startswith("trainer.accumulation") and len(change.overrides) == 1
-        if same and memory.arguments + memory.outputs + memory.temporaries * part > hbm:
-            continue
-        kept.append(change)
-    return kept

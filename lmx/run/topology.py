@@ -23,6 +23,7 @@ _SMALL = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 _LARGEST = {"v4": (16, 16, 16), "v5p": (16, 20, 28), "tpu7x": (16, 24, 24)}
 _FLAT_CHIPS = ("v5e", "v6e")
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
+_ALSO_CALLED = {"v5litepod": "v5e", "v5": "v5p", "trillium": "v6e", "v7x": "tpu7x", "ironwood": "tpu7x"}
 MOST_CPU_DEVICES = 512
 INSTALL = "pip install -e '.[tpu]' (of an installed lmx: pip install 'lmx[tpu]')"
 
@@ -61,8 +62,10 @@ def parse_topology(text: str) -> Topology:
         )
     chip, shape = match[1], tuple(int(n) for n in match[2].split("x"))
     if chip not in names:
-        near = difflib.get_close_matches(chip, names, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}:{match[2]}?" if near else ""
+        near = _ALSO_CALLED.get(chip) or next(
+            iter(difflib.get_close_matches(chip, names, n=1, cutoff=0.3)), "cpu"
+        )
+        hint = "" if near == "cpu" else f"; did you mean {_nearest(near, shape, text)}?"
         raise RequestError(
             f"topology={text}: there is no chip {chip!r}; the chips are {', '.join(names)}{hint}"
         )
@@ -72,17 +75,22 @@ def parse_topology(text: str) -> Topology:
         raise RequestError(
             f"topology={text}: cpu takes a number of devices up to {MOST_CPU_DEVICES}, such as cpu:8"
         )
-    valid = shapes_of(chip)
-    if ":" in text and shape in valid:
+    if ":" in text and shape in shapes_of(chip):
         return Topology(chip, shape)
+    near = _nearest(chip, shape, text)
+    raise RequestError(f"topology={text}: there is no such slice of {chip}; the nearest are {near}")
+
+
+def _nearest(chip: str, shape: tuple[int, ...], text: str) -> str:
+    """The four slices of a kind of chip whose number of chips is nearest, the smallest first."""
     wanted = math.prod(shape)
     if "-" in text and len(shape) == 1 and chip in ("v4", "v5p"):
         wanted //= 2  # v5p-16 counts cores: 8 chips
     near = sorted(
-        valid, key=lambda s: (abs(math.log(math.prod(s) / max(wanted, 1))), sorted(s) != sorted(shape))
+        shapes_of(chip),
+        key=lambda s: (abs(math.log(math.prod(s) / max(wanted, 1))), sorted(s) != sorted(shape)),
     )[:4]
-    written = ", ".join(str(Topology(chip, s)) for s in sorted(near, key=math.prod))
-    raise RequestError(f"topology={text}: there is no such slice of {chip}; the nearest are {written}")
+    return ", ".join(str(Topology(chip, s)) for s in sorted(near, key=math.prod))
 
 
 def quiet_compiler() -> None:
@@ -103,7 +111,12 @@ def devices_of(topology: Topology, slices: int) -> list[Any]:
 
     jax.config.update("jax_platforms", "cpu")
     if topology.chip == "cpu":
-        return _cpu_devices(topology.chips * slices)
+        if slices > 1:
+            raise RequestError(
+                f"slices={slices}: virtual CPU devices are one slice; "
+                f"topology=cpu:{topology.chips * slices} has as many"
+            )
+        return _cpu_devices(topology.chips)
     if importlib.util.find_spec("libtpu") is None:
         raise RequestError(f"topology={topology}: libtpu, the TPU's compiler, is not installed; {INSTALL}")
     from jax.experimental import topologies

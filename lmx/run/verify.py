@@ -144,10 +144,18 @@ def _traces(
         three = [runs[n, step].folder for n in (reference.name, twin.name, name)]
         why = next((failed[path].message for path in three if path in failed), None)
         if why is not None:
-            found[name] = {"step": step, "forward": None, "backward": None, "error": why}
+            found[name] = {"step": step, "error": why, "forward": None, "backward": None, "seen": 0}
             continue
-        first = compare_traces(*(Recorded(path) for path in three), tolerance=tolerance)  # type: ignore[misc]
-        found[name] = {"step": step, "error": None, **{way: _shown(d) for way, d in first.items()}}
+        traced = compare_traces(*(Recorded(path) for path in three), tolerance=tolerance)  # type: ignore[misc]
+        found[name] = {
+            "step": step,
+            "error": None
+            if traced.seen
+            else "none has a name outside of what each device computes by itself",
+            "forward": _shown(traced.forward),
+            "backward": _shown(traced.backward),
+            "seen": traced.seen,
+        }
     return found
 
 

@@ -25,7 +25,8 @@ from lmx.data.loader import batches
 from lmx.params import path_name
 from lmx.run.build import Parts, build, build_model, make_state, to_devices, train_program, use_compile_cache
 from lmx.run.config import TrainConfig
-from lmx.run.verify_trace import trace_named
+from lmx.run.verify_trace import labels, of_stages, trace_named
+from lmx.sharding import make_shard
 from lmx.sharding.rows import rows_of_process
 from lmx.train.step import loss_sums
 from lmx.types import Batch, TrainState, Tree
@@ -192,9 +193,13 @@ class Keeper:
         def loss(params: Tree) -> jax.Array:
             return loss_sums(built, kernels, params, batch, z_loss=z_loss)[0]
 
-        labels, values, gradients = trace_named(loss, state.params)
-        for way, found in (("forward", values), ("backward", gradients)):
-            self.arrays(f"trace_{way}", dict(zip(labels, found, strict=True)))
+        found = trace_named(loss, state.params)
+        groups = _groups(model)
+        if groups:
+            found = of_stages(found, groups, make_shard(parts.mesh, config.mesh.rules, config.mesh.pipeline))
+        names = labels(found)
+        for way, values in (("forward", [t.value for t in found]), ("backward", [t.gradient for t in found])):
+            self.arrays(f"trace_{way}", dict(zip(names, values, strict=True)))
 
     def meta(self, **found: Any) -> None:
         """What is no array, written last: a folder with it is complete."""
@@ -202,14 +207,19 @@ class Keeper:
             (self.folder / "meta.json").write_text(json.dumps(found))
 
 
-def _layer_numbers(model: Any) -> dict[str, list[int]]:
-    """Number of the layer at each index of each stack of `params["layers"]`; empty for a model that has none."""
+def _groups(model: Any) -> list[Any]:
+    """The groups of a decoder's layers; none for another model."""
     from lmx.models import Decoder
     from lmx.models.specs import layer_groups
 
+    return list(layer_groups(model)) if isinstance(model, Decoder) else []
+
+
+def _layer_numbers(model: Any) -> dict[str, list[int]]:
+    """Number of the layer at each index of each stack of `params["layers"]`; empty for a model that has none."""
     found: dict[str, list[int]] = {}
     done = 0
-    for group in layer_groups(model) if isinstance(model, Decoder) else []:
+    for group in _groups(model):
         n = len(group.kinds)
         for place in range(n):
             found[str(group.first + place)] = [done + place + n * i for i in range(group.repeats)]

@@ -154,28 +154,43 @@ class _Noise:
         return Difference(step, tensor, layer, _error(base, run, floor), self.tolerance * self.largest[key])
 
 
-def compare_traces(
-    reference: Recorded, twin: Recorded, run: Recorded, *, tolerance: float
-) -> dict[str, Difference | None]:
-    """The first activation that differs going forward, and the first gradient of one going back; None: none does."""
+class Traced(NamedTuple):
+    """The first activation that differs going forward, and the first gradient of one going back; None: none does.
+
+    seen    how many activations both runs have
+    """
+
+    forward: Difference | None
+    backward: Difference | None
+    seen: int
+
+
+def compare_traces(reference: Recorded, twin: Recorded, run: Recorded, *, tolerance: float) -> Traced:
+    """`run` beside `reference`, activation by activation; `twin` tells what noise is."""
     first: dict[str, Difference | None] = {}
-    step = run.meta["traced"]
+    step, seen = run.meta["traced"], 0
     for way in ("forward", "backward"):
-        base, shaken, other = (r.arrays(f"trace_{way}") for r in (reference, twin, run))
-        names = sorted(base, key=lambda name: int(name.split("|")[0]), reverse=way == "backward")
-        noise = ROUNDING
+        base, shaken, other = (_by_key(r.arrays(f"trace_{way}")) for r in (reference, twin, run))
+        keys = list(base) if way == "forward" else list(reversed(base))
+        noise, seen = ROUNDING, sum(key in other for key in keys)
         first[way] = None
-        for name in names:
-            if name not in other:
+        for key in keys:
+            if key not in other:
                 continue
-            noise = max(noise, _error(base[name], shaken[name]))
-            _, layer, tensor = name.split("|")
-            number = int(layer) if layer else None
-            difference = Difference(step, tensor, number, _error(base[name], other[name]), tolerance * noise)
+            noise = max(noise, _error(base[key], shaken[key]))
+            layer, tensor = key.split("|")[:2]
+            error = _error(base[key], other[key])
+            difference = Difference(step, tensor, int(layer) if layer else None, error, tolerance * noise)
             if difference.ratio > 1:
                 first[way] = difference
                 break
-    return first
+    return Traced(first["forward"], first["backward"], seen)
+
+
+def _by_key(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`order|key` -> array, as key -> array in that order."""
+    ordered = sorted(found, key=lambda label: int(label.split("|")[0]))
+    return {label.partition("|")[2]: found[label] for label in ordered}
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:

@@ -58,11 +58,11 @@ def _paragraph(row: dict[str, Any]) -> str:
     elif trace is not None:
         for way in ("forward", "backward"):
             first = trace[way]
-            said = "every named tensor of a layer agrees" if first is None else f"first {_where(first)}"
+            said = f"all {trace['seen']} named tensors agree" if first is None else f"first {_where(first)}"
             lines.append(f"{way} at step {trace['step']}: {said}")
         if trace["forward"] is None and trace["backward"] is None:
             lines.append(
-                "(seen with layers unrolled and nothing recomputed: look at how layers are looped over)"
+                "(seen with layers unrolled, nothing recomputed and the batch in one piece: look there)"
             )
     return "\n".join([f"{row['name']} differs", *(f"    {line}" for line in lines)])
 

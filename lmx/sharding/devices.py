@@ -95,13 +95,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.s
     """The device mesh of a configuration, over all devices or over `devices` (those of a described topology, too).
 
     In each slice neighbours on an axis are neighbours in the hardware, and the outermost axes that can are those
-    that cross slices. A mesh of fixed sizes takes the first devices that it needs. ValueError where sizes do not fit.
+    that cross slices. A mesh of one device takes the first of this process; any other takes all, or is a ValueError
+    with sizes that fit.
     """
     devices = list(devices if devices is not None else jax.devices())
-    fixed = [size for size in config.axes.values() if isinstance(size, int)]
-    whole = len(fixed) == len(config.axes)
-    if whole and math.prod(fixed) < len(devices) and len({d.process_index for d in devices}) == 1:
-        devices = devices[: math.prod(fixed)]
+    one = all(size == 1 for size in config.axes.values())
+    if one and len({d.process_index for d in devices}) == 1:
+        devices = devices[:1]
     slices = n_slices(devices)
     sizes = axis_sizes(config, len(devices), slices)
     between = _crossing(sizes, slices)

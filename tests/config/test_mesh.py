@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
+from lmx.config.compose import Composer
 from lmx.config.mesh import LOGICAL_AXES, TOGETHER, Mesh
+from lmx.run.config import TrainConfig
 from tests.support import CONF, model_config, read_option
 
 OPTIONS = sorted(p.stem for p in (CONF / "mesh").glob("[a-z]*.yaml") if "_global_" not in p.read_text())
@@ -53,8 +55,31 @@ def test_a_rule_that_is_missing_is_named():
     whole = mesh()
     lacking = whole.model_copy(update={"rules": {k: v for k, v in whole.rules.items() if k != "vocab"}})
     [(key, message, fix)] = lacking.problems()
-    assert (key, fix) == ("mesh.rules", "+mesh.rules.vocab=null")
-    assert "'vocab'" in message
+    assert (key, fix) == ("mesh.rules", "")
+    assert message.startswith("no rule for vocab; ")
+    assert "defaults: [_rules, _self_]" in message
+
+
+def on_the_command_line(*overrides):
+    words = ["mesh=fsdp", *overrides]
+    return Composer("train", TrainConfig, overrides=words).check(words)[1]
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [("mesh.rules.embd=fsdp", "mesh.rules.embed=fsdp"), ("mesh.rules.nothing_like_it=fsdp", None)],
+)
+def test_a_rule_that_cannot_be_is_not_to_be_added(plus, override, fix):
+    [problem] = on_the_command_line(plus + override)
+    assert "there is no logical axis" in problem.message
+    assert problem.fix == fix
+
+
+def test_a_way_to_split_sequences_wants_sequences_that_are_split():
+    [(key, message, fix)] = mesh("context_ring", rules={"length": None}).problems()
+    assert (key, fix) == ("mesh.context_attention", "mesh.context_attention=null")
+    assert "mesh.rules.length" in message
 
 
 def test_two_free_axes_are_one_too_many():

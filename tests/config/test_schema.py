@@ -73,8 +73,6 @@ def options():
 def test_every_packaged_option_fits_its_json_schema(path, schemas):
     if path.parent.name not in schemas:
         pytest.skip("a group of another command")
-    if path.read_text(encoding="utf-8").startswith("# @package _global_"):
-        pytest.skip("sets values in several groups")
     schema = schemas[path.parent.name]
     assert not complaints(load_yaml(path), schema, schema)
 
@@ -96,6 +94,11 @@ def test_the_primary_configuration_fits_its_json_schema(schemas):
         ("schedule", {"_target_": "lmx.optim.Cosine", "warmup": "soon"}),
         ("train", {"trainer": {"z_loss": -1}}),
         ("train", {"modle": {}}),
+        # presets and experiments, which set keys of the whole configuration
+        ("mesh", {"mesh": {"preset": "mine", "axis": {"fsdp": 8}}}),
+        ("mesh", {"mesh": {"axes": {"fsdp": -8}}}),
+        ("mesh", {"trainer": {"compute_dtype": "bf16"}}),
+        ("experiment", {"trainer": {"step": 3}}),
     ],
 )
 def test_the_json_schema_refuses(group, value, schemas):
@@ -106,6 +109,11 @@ def test_the_json_schema_refuses(group, value, schemas):
 def test_the_json_schema_takes_every_way_to_write_a_length(span, schemas):
     value = {"_target_": "lmx.optim.Cosine", "warmup": span}
     assert not complaints(value, schemas["schedule"], schemas["schedule"])
+
+
+def test_the_json_schema_takes_a_preset(schemas):
+    preset = {"defaults": ["_preset", "fsdp@mesh", "_self_"], "mesh": {"preset": "mine", "axes": {"fsdp": 8}}}
+    assert not complaints(preset | {"model": {"remat": "full"}}, schemas["mesh"], schemas["mesh"])
 
 
 def test_the_schemas_are_json_with_meanings(schemas):

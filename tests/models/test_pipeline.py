@@ -32,6 +32,7 @@ def test_every_block_is_computed_once_and_in_order(stages, repeats, micro_batche
                 assert block == 0 or done[micro, block - 1] == tick - 1  # what was made a tick ago goes on
                 done[micro, block] = tick
     assert len(done) == micro_batches * plan.blocks
+    assert done == {(micro, block): plan.tick(block, micro) for micro, block in done}
     assert idle / (stages * plan.ticks) == pytest.approx(plan.bubble)
 
 

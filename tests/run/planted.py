@@ -14,12 +14,15 @@ from lmx.params import Param, map_named
 class Planted(Decoder):
     """A decoder with a fault where there is a mesh."""
 
-    fault: Literal["forward", "backward", "initial"] = field("what is wrong")
+    fault: Literal["forward", "backward", "attention", "initial"] = field("what is wrong")
 
-    def build(self, *, shard: Any, **rest: Any) -> Any:
+    def build(self, *, shard: Any, kernels: Any, **rest: Any) -> Any:
         """The model, wrong unless it is on one device."""
-        model = super().build(shard=shard, **rest)
-        if shard.mesh is None:
+        if self.fault == "attention" and shard.mesh is not None:
+            attention = kernels.attention
+            kernels = kernels._replace(attention=lambda *a, **k: _wrong_attention(attention(*a, **k)))
+        model = super().build(shard=shard, kernels=kernels, **rest)
+        if shard.mesh is None or self.fault == "attention":
             return model
         if self.fault == "initial":
             return model._replace(specs=map_named(_wider, model.specs))
@@ -51,3 +54,12 @@ def _wrong_gradient(weights: jax.Array) -> jax.Array:
 
 
 _wrong_gradient.defvjp(lambda w: (w, None), lambda _, g: (g.at[1].multiply(1.001),))
+
+
+@jax.custom_vjp
+def _wrong_attention(o_BTNH: jax.Array) -> jax.Array:
+    """What attention gives, whose gradient goes back a little too large."""
+    return o_BTNH
+
+
+_wrong_attention.defvjp(lambda o: (o, None), lambda _, g: (g * 1.001,))

@@ -132,7 +132,14 @@ def test_a_report_has_its_keys_and_comes_from_the_cache_again(tmp_path):
     [
         (["topology=v5e:3x3"], "v5e:2x4"),
         (["topology=cpu:8"], "8 devices"),
-        (["topology=cpu:8", "mesh=fsdp", "mesh.axes.fsdp=3"], "mesh.rules.embed"),
+        (["topology=cpu:8", "mesh=fsdp", "mesh.axes.fsdp=3"], "fsdp 8 fits: mesh.axes.fsdp=auto"),
+        (
+            ["topology=cpu:4", "mesh=fsdp_tp", "mesh.axes.tensor=4", "model.n_kv_heads=1"],
+            "mesh.rules.kv_heads",
+        ),
+        (["topology=cpu:4", "mesh=fsdp", "kernels.attention=splash"], "splash runs on tpu only"),
+        (["topology=cpu:4", "mesh=fsdp", "mesh.rules.depth=fsdp"], "no logical axis 'depth'"),
+        (["topology=cpu:4", "mesh=fsdp", "programs=[decode]", "decode.batch=3"], "set decode.batch=4"),
         (["topology=cpu:8", "mesh=fsdp", "trainer.global_batch_size=12"], "batch"),
         (["mesh=fsdp"], "topology"),
     ],

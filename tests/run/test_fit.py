@@ -9,7 +9,7 @@ import pytest
 from lmx.config.errors import ConfigError
 from lmx.models.specs import decoder_specs
 from lmx.run.fit import check_fit, fit_problems
-from tests.support import train_config
+from tests.support import model_config, train_config
 
 
 def problems(mesh, sizes, **changes):
@@ -69,3 +69,19 @@ def test_micro_batches_of_a_pipeline_are_split_too():
         ("trainer.global_batch_size", "trainer.global_batch_size=32"),
     ]
     assert problems("pipeline", {"stage": 1, "fsdp": 1}) == []
+
+
+def test_experts_half_along_axes_of_the_tokens_are_refused():
+    config = train_config({"mesh": "expert_tp"})
+    rules = config.mesh.rules | {"experts": ["expert", "tensor"], "expert_ffn": None, "expert_embed": None}
+    config = config.model_copy(update={"mesh": config.mesh.model_copy(update={"rules": rules})})
+    experts, dense = decoder_specs(model_config("moe_tiny")), decoder_specs(config.model)
+
+    def of_experts(specs, **sizes):
+        return [p for p in fit_problems(config, specs, sizes) if p.key == "mesh.rules.experts"]
+
+    [problem] = of_experts(experts, fsdp=1, expert=2, tensor=2)
+    assert problem.fix == "mesh.rules.experts=expert"
+    assert "split over expert, but not over tensor" in problem.message
+    assert of_experts(experts, fsdp=2, expert=2, tensor=1) == []
+    assert of_experts(dense, fsdp=1, expert=2, tensor=2) == []

@@ -24,7 +24,8 @@ def report(needs):
         memory = Memory(2 * GB, 0, peak - 2 * GB, 0, peak - 2 * GB)
         needed = peak if peak > 16 * GB else None
         return Report(
-            *("train", "v5e:2x2", 1, 4, "TPU v5 lite", {"fsdp": 4}, memory, needed, None, 1.0, 16 * GB, 1.0),
+            *("train", "v5e:2x2", 1, 4, "TPU v5 lite", {"fsdp": 4}, {"fsdp": "ICI"}),
+            *(memory, needed, None, 1.0, 16 * GB, 1.0),
             hash="",
             cached=False,
         )
@@ -44,6 +45,8 @@ def test_micro_batches_leave_every_device_whole_sequences():
     assert micro_batches(config(), {"fsdp": 4}) == [1, 2, 4, 8]
     assert micro_batches(config(accumulation=2), {"fsdp": 4}) == [2, 4, 8]
     assert micro_batches(config(), {"fsdp": 32}) == [1]
+    stages = train_config({"mesh": "pipeline", "trainer": {"global_batch_size": 64, "eval_batch_size": 64}})
+    assert micro_batches(stages, {"stage": 2, "fsdp": 4}) == [1, 2]  # in 8 parts, of which a device has 4
 
 
 def test_changes_go_from_the_smallest_on_and_precision_comes_last():
@@ -75,3 +78,27 @@ def test_the_first_change_that_fits_is_found(needs, fix):
     found = find_fix(one(config()), config(), one, say=said.append)
     assert (found.overrides if found else None) == fix
     assert said
+
+
+def test_micro_batches_that_cannot_be_small_enough_are_not_compiled():
+    """2 GB of arguments, and 62 GB that halve with each accumulation: 16 GB are enough for an eighth, not a quarter."""
+    one = report(lambda c: (2 + 62 // c.trainer.accumulation) * GB)
+    said = []
+    found = find_fix(one(config()), config(), one, say=said.append)
+    assert found is not None
+    assert found.overrides == ("model.remat=full", "trainer.accumulation=8")
+    assert said == ["trying model.remat=full", "trying model.remat=full trainer.accumulation=8"]
+
+
+def test_other_programs_are_given_smaller_batches():
+    def one(config):
+        found = report(lambda c: c.trainer.eval_batch_size * GB)(config)
+        return found._replace(program="eval")
+
+    large = config(eval_batch_size=48)
+    said = []
+    found = find_fix(one(large), large, one, say=said.append)
+    assert found is not None
+    assert (found.overrides, found.numerics) == (("trainer.eval_batch_size=12",), False)
+    assert said == ["trying trainer.eval_batch_size=24", "trying trainer.eval_batch_size=12"]
+    assert find_fix(one(large), large, lambda c: one(large), say=said.append) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -161,6 +162,18 @@ def test_two_processes_equal_one_stop_together_and_go_on_as_another_number(tmp_p
     got, expected = losses(run), losses(whole)
     assert list(got) == list(range(1, steps + 1))
     np.testing.assert_allclose(list(got.values()), list(expected.values()), rtol=2e-5)
+
+
+def test_the_clock_of_process_0_ends_all_after_the_same_step(tmp_path):
+    run = tmp_path / "run"
+    overrides = [*SMALL, "trainer.steps=1000000", "trainer.duration=2s", "checkpoint=none"]
+    for code, _, err in ended(start([*overrides, f"hydra.run.dir={run}"], 2, 1)):
+        assert code == 0, err
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "done"
+    assert 1 < summary["steps"] < 1000000
+    last = [re.findall(r"step (\d+) ", (run / name).read_text())[-1] for name in ("log.txt", "log.1.txt")]
+    assert last == [str(summary["steps"])] * 2
 
 
 @pytest.mark.slow

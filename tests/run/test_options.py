@@ -61,7 +61,7 @@ def test_models_build(name):
     [(g, n) for g, n in OPTIONS if g in ("optimizer", "schedule", "mesh", "kernels", "trainer")],
 )
 def test_parts_build(group, name):
-    """The whole training state can be laid out (one device: meshes of fixed size take what they need)."""
+    """The whole training state can be laid out (one device: meshes of several are left out)."""
     overrides = [f"{group}={name}", "model.d_model=48", "model.n_heads=3"]
     if name == "fsdp_tp":
         overrides.append("mesh.axes.tensor=1")

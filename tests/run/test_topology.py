@@ -38,6 +38,9 @@ def test_slices_that_exist(text, chips):
         ("v5e:4x4x4", "v5e:8x8"),
         ("v9:2x2", "v5e"),
         ("v6:2x2", "v6e:2x2"),
+        ("v5litepod-16", "v5e:4x4"),
+        ("v7x:4x4x4", "tpu7x:4x4x4"),
+        ("v6e:2*2", "such as v5e:4x4"),
         ("pod", "v5p:4x4x4"),
         ("cpu:0", "cpu:8"),
         ("v5p:32x32x32", "v5p:16x20x28"),
@@ -65,16 +68,26 @@ def test_kinds_of_devices_are_told_apart():
         "TPU v5": "v5p",
         "TPU v5p": "v5p",
         "TPU v6 lite": "v6e",
+        "TPU7x": "tpu7x",
+        "NVIDIA A100-SXM4-40GB": "a100_40",
+        "NVIDIA A100-SXM4-80GB": "a100",
+        "NVIDIA H100 80GB HBM3": "h100",
         "NVIDIA H200": "h200",
     }
     for kind, name in kinds.items():
         found = chip_of(kind)
         assert found is not None
         assert found.name == name
-    assert chip_of("cpu") is None
+    for other in ("cpu", "NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL", "NVIDIA A100-PCIE-40GB"):
+        assert chip_of(other) is None, other
 
 
 def test_without_libtpu_the_way_to_install_it_is_said(monkeypatch):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"pip install -e '\.\[tpu\]'"):
         devices_of(Topology("v5e", (2, 2)), 1)
+
+
+def test_virtual_devices_are_one_slice():
+    with pytest.raises(RequestError, match="topology=cpu:8 has as many"):
+        devices_of(Topology("cpu", (4,)), 2)

@@ -29,8 +29,11 @@ def variant(name, *overrides, mesh="fsdp"):
     return f"+verify.variants.{name}={{mesh:{mesh},processes:1,overrides:[{quoted}]}}"
 
 
-def planted(fault):
-    return variant(fault, "model._target_=tests.run.planted.Planted", f"+model.fault={fault}")
+def planted(fault, *overrides, mesh="fsdp"):
+    name = fault if mesh == "fsdp" else f"{fault}_{mesh}"
+    return variant(
+        name, "model._target_=tests.run.planted.Planted", f"+model.fault={fault}", *overrides, mesh=mesh
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,35 @@ def test_a_wrong_gradient_is_named(faulty):
     assert ("layers.0.mlp.down", 1) in tensors
     assert {layer for name, layer in tensors if name == "layers.0.mlp.down"} == {1}
     assert row["trace"]["forward"] is None
+
+
+@pytest.fixture(scope="module")
+def hidden():
+    """Faults where layers are in loops, in the stages of a pipeline, or partly inside what each device does alone."""
+    stages = ("mesh.pipeline.micro_batches=4", "mesh.pipeline.repeats=2")
+    found = [
+        planted("forward", mesh="context"),
+        planted("forward", *stages, mesh="pipeline"),
+        planted("attention"),
+    ]
+    rows = "verify.rows=[forward_context,forward_pipeline,attention]"
+    result = verify_mesh(composed(*found, rows, "meshes=[single]", "verify.steps=1"))
+    return {row["name"]: row for row in result["rows"]}
+
+
+@pytest.mark.parametrize("name", ["forward_context", "forward_pipeline"])
+def test_a_wrong_layer_is_named_whatever_the_mesh(hidden, name):
+    trace = hidden[name]["trace"]
+    assert trace["error"] is None
+    assert (trace["forward"]["tensor"], trace["forward"]["layer"]) == ("mlp_out", 2)
+    assert trace["backward"] is not None
+    assert trace["seen"] >= 4 * 7
+
+
+def test_where_a_gradient_goes_wrong_is_named(hidden):
+    trace = hidden["attention"]["trace"]
+    assert trace["forward"] is None
+    assert (trace["backward"]["tensor"], trace["backward"]["layer"]) == ("attention_context", 3)
 
 
 def test_other_initial_parameters_are_named(faulty):

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from lmx.run.verify_compare import Recorded, compare, compare_traces, worst
+from lmx.run.verify_compare import Recorded, Traced, compare, compare_traces, worst
 
 LAYERS = {"0": [0, 2], "1": [1, 3]}
 WEIGHT = "layers.1.mlp.up"
@@ -123,7 +123,27 @@ def test_traces_name_the_first_tensor_in_each_direction(tmp_path):
 
     three = trace(tmp_path / "a"), trace(tmp_path / "b", noise=1e-7), trace(tmp_path / "c", 5, 11)
     found = compare_traces(*three, tolerance=10)
-    assert (found["forward"].tensor, found["forward"].layer, found["forward"].step) == ("mlp_out", 2, 4)
-    assert (found["backward"].tensor, found["backward"].layer) == ("query", 5)
-    same = compare_traces(three[0], three[1], three[0], tolerance=10)
-    assert same == {"forward": None, "backward": None}
+    assert (found.forward.tensor, found.forward.layer, found.forward.step) == ("mlp_out", 2, 4)
+    assert (found.backward.tensor, found.backward.layer) == ("query", 5)
+    assert compare_traces(three[0], three[1], three[0], tolerance=10) == Traced(None, None, 12)
+
+
+def test_what_a_mesh_hides_does_not_hide_what_comes_after_it(tmp_path):
+    """Names are not counted through: a run without some of them is compared in all others."""
+
+    def trace(folder, names, off=()):
+        run = record(folder)
+        tree = {f"{i}|{name}": np.full(4, 1.01 if name in off else 1.0) for i, name in enumerate(names)}
+        for way in ("forward", "backward"):
+            np.savez(folder / f"trace_{way}.npz", **tree)
+        run.meta["traced"] = 0
+        return run
+
+    names = ["0|query|4.0", "0|attention_context|4.0", "0|mlp_out|4.0", "1|query|4.0", "1|mlp_out|4.0"]
+    whole = [trace(tmp_path / name, names) for name in "ab"]
+    less = trace(tmp_path / "c", [n for n in names if "context" not in n], off=["1|query|4.0"])
+    found = compare_traces(*whole, less, tolerance=10)
+    assert found.seen == 4
+    assert (found.forward.tensor, found.forward.layer) == ("query", 1)
+    other = trace(tmp_path / "d", ["0|query|8.0"])
+    assert compare_traces(*whole, other, tolerance=10) == Traced(None, None, 0)

@@ -85,9 +85,12 @@ def test_slices_of_unequal_size_are_an_error():
         make_mesh(mesh_config(fsdp="auto"), gpus()[:6])
 
 
-def test_fixed_sizes_take_the_first_devices():
-    mesh = make_mesh(mesh_config("single"), [Device(i, 0) for i in range(8)])
+def test_one_device_is_the_first_and_any_other_mesh_takes_all():
+    devices = [Device(i, 0) for i in range(8)]
+    mesh = make_mesh(mesh_config("single"), devices)
     assert [d.id for d in mesh.devices.flat] == [0]
+    with pytest.raises(ValueError, match=r"fsdp 3 = 3, .* 8 devices; fsdp 8 fits: mesh\.axes\.fsdp=auto"):
+        make_mesh(mesh_config("fsdp", fsdp=3), devices)
 
 
 PROGRAM = """
