@@ -8,21 +8,21 @@ from lmx.config.compose import load
 from lmx.run.verify import verify_mesh
 from lmx.run.verify_config import VerifyMesh
 
-MESHES = ("fsdp", "fsdp_tp", "sequence", "context", "fsdp_context_tp")
+MESHES = ("fsdp_tp", "context", "fsdp_context_tp")
 MIXTURE = ("expert", "pipeline")
 SMALL = (
     *("model.d_model=32", "model.n_heads=4", "model.n_kv_heads=2", "model.n_layers=2"),
     *(
         "optimizer=muon",
         "optimizer.newton_schulz.dtype=float32",
-        "verify.steps=3",
+        "verify.steps=2",
         "verify.devices=4",
         "verify.rows=[]",
     ),
     *("trainer.sequence_length=32", "trainer.global_batch_size=8", "trainer.eval_batch_size=8"),
 )
 OF_EXPERTS = (
-    *("experiment=verify_moe", "verify.steps=2"),
+    "experiment=verify_moe",
     *("trainer.global_batch_size=16", "trainer.eval_batch_size=16"),
 )
 
