@@ -103,7 +103,9 @@ def test_the_text_says_it_all(faulty):
     assert "forward at step 0: first mlp_out of layer 2" in text
     assert "initial parameters: layers.0.attention.out" in text
     assert "could not be run" in text
-    with pytest.raises(Disagreement, match="forward, attention, backward, initial differ from single") as error:
+    with pytest.raises(
+        Disagreement, match="forward, attention, backward, initial differ from single"
+    ) as error:
         check(faulty[0])
     assert error.value.exit_code == 1
 
