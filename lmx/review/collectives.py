@@ -159,13 +159,14 @@ def _gathers(module: Module, inside: Computation, instruction: Instruction) -> b
 
 
 def _mostly_zero(module: Module, inside: Computation, name: str) -> bool:
-    value = inside.by_name.get(name)
+    value, callers = inside.by_name.get(name), list[tuple[Computation, Instruction]]()
     for _ in range(8):
         if value is None:
             return False
         if value.opcode == "dynamic-update-slice":
-            return _is_zero(inside, value.operands[0])
+            return _is_zero(inside, value.operands[0], callers)
         if value.opcode == "fusion" and (called := module.called(value)):
+            callers.append((inside, value))
             inside, value = called[0], called[0].root
         elif value.opcode in ("bitcast", "copy", "convert", "reshape") and value.operands:
             value = inside.by_name.get(value.operands[0])
@@ -174,10 +175,14 @@ def _mostly_zero(module: Module, inside: Computation, name: str) -> bool:
     return False
 
 
-def _is_zero(inside: Computation, name: str) -> bool:
+def _is_zero(inside: Computation, name: str, callers: list[tuple[Computation, Instruction]]) -> bool:
+    """Whether a value is zeros; that of a fusion's parameter stands where the fusion, the last of `callers`, does."""
     value = inside.by_name.get(name)
     while value is not None and value.opcode in ("broadcast", "bitcast", "copy") and value.operands:
         value = inside.by_name.get(value.operands[0])
+    if value is not None and value.opcode == "parameter" and callers:
+        outside, fusion = callers[-1]
+        return _is_zero(outside, fusion.operands[int(value.operand_text)], callers[:-1])
     return value is not None and value.opcode == "constant" and value.operand_text in ("0", "{0}", "-0")
 
 

@@ -180,6 +180,26 @@ ENTRY %main (x: f32[64,128]) -> f32[64,128] {
 """
 
 
+FUSED = """\
+%own_part (buffer: f32[64,128], part: f32[16,128], at: s32[]) -> f32[64,128] {
+  %buffer = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %part = f32[16,128]{1,0:T(8,128)} parameter(1)
+  %at = s32[]{:T(128)} parameter(2)
+  ROOT %written = f32[64,128]{1,0:T(8,128)} dynamic-update-slice(%buffer, %part, %at, %at)
+}
+
+%body ("""
+OWN = "dynamic-update-slice(%zeros, %scattered, %i, %i)"
+
+
+@pytest.mark.parametrize("zeros", ["%zeros", "%x"])
+def test_what_a_fusion_writes_into_is_looked_up_where_the_fusion_stands(zeros):
+    text = TPU.replace("%body (", FUSED, 1)
+    text = text.replace(OWN, f"fusion({zeros}, %scattered, %i), calls=%own_part")
+    kind = "all-gather" if zeros == "%zeros" else "all-reduce"
+    assert set(by_kind(text)) == {("reduce-scatter", "fsdp"), (kind, "fsdp")}
+
+
 def test_all_reduces_that_gather_or_scatter_are_told_from_sums():
     found = by_kind(TPU)
     assert set(found) == {("reduce-scatter", "fsdp"), ("all-gather", "fsdp")}
