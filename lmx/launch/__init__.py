@@ -2,5 +2,6 @@
 
 from lmx.launch.config import Local, Ssh
 from lmx.launch.target import Attempt, Plan, Seen, Step, Target, Task
+from lmx.launch.tpu_vm_config import TpuVm
 
-__all__ = ["Attempt", "Local", "Plan", "Seen", "Ssh", "Step", "Target", "Task"]
+__all__ = ["Attempt", "Local", "Plan", "Seen", "Ssh", "Step", "Target", "Task", "TpuVm"]

@@ -111,12 +111,12 @@ class Ssh(Processes):
 
     def prepare(self, plan: Plan) -> None:
         """Sends code, runs setup."""
-        from lmx.launch.ssh import prepare
+        from lmx.launch.ssh import hosts_of, prepare
 
-        prepare(self, plan)
+        prepare(self, plan, hosts_of(self))
 
     def steps(self, plan: Plan) -> list[Step]:
         """What would be asked of each host, the port of process 0 left open."""
-        from lmx.launch.ssh import layout, prepare_steps
+        from lmx.launch.ssh import hosts_of, layout, prepare_steps
 
-        return [*prepare_steps(self, plan), *gang.steps(plan, layout(self, plan, port=0))]
+        return [*prepare_steps(self, plan, hosts_of(self)), *gang.steps(plan, layout(self, plan, port=0))]

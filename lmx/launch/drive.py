@@ -68,7 +68,9 @@ def drive(launch: Launch, *, say: Say, show: Say) -> Ended:
         try:
             ended = _attempts(launch, say, show)
         except RequestError as error:
-            ended = Ended(WRONG_REQUEST, str(error))
+            stopped = (folder / "stop").exists()
+            checkpoint = _last(folder, "ended")
+            ended = _stopped(checkpoint, str(error)) if stopped else Ended(WRONG_REQUEST, str(error))
         note(folder, "finished", **ended._asdict())
         for name in launch.target.release(launch.plan) or ():
             say(name)
@@ -84,11 +86,12 @@ class Begun(NamedTuple):
 
 def _attempts(launch: Launch, say: Say, show: Say) -> Ended:
     plan, policy = launch.plan, launch.policy
-    if not journal.read(plan.folder):
-        launch.target.prepare(plan)
-        note(plan.folder, "prepared")
     while True:
-        begun = _running(launch) or _started(launch, say)
+        begun = _running(launch)
+        if begun is None and (plan.folder / "stop").exists():
+            return _stopped(_last(plan.folder, "ended"))
+        if begun is None:
+            begun = _started(launch, say)
         if isinstance(begun, Ended):
             return begun
         if begun is not None:
@@ -96,8 +99,19 @@ def _attempts(launch: Launch, say: Say, show: Say) -> Ended:
             if ended is not None:
                 return ended
         _pause(plan.folder, policy.restart_after)
-        if begun is not None and (plan.folder / "stop").exists():
-            return _stopped(_last(plan.folder, "ended"))
+
+
+@contextmanager
+def _until_asked(launch: Launch) -> Iterator[None]:
+    """A wish to end while hosts are made, set up and started: what was started by then is stopped."""
+    plan = launch.plan
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        (plan.folder / "stop").touch()
+        for attempt in read(plan)[len(results(plan.folder)) :]:  # written before its processes are started
+            launch.target.stop(plan, attempt, grace=0)
+        raise RequestError("before its processes ran") from None
 
 
 def _running(launch: Launch) -> Begun | None:
@@ -111,13 +125,18 @@ def _running(launch: Launch) -> Begun | None:
 def _started(launch: Launch, say: Say) -> Begun | Ended | None:
     """The next attempt; None where it could not be started and is to be tried again."""
     plan = launch.plan
+    if not journal.read(plan.folder):
+        with _until_asked(launch):
+            launch.target.prepare(plan)
+        note(plan.folder, "prepared")
     number, checkpoint = len(results(plan.folder)), _last(plan.folder, "ended")
     say(f"attempt {number}" + (f", going on from step {checkpoint}" if checkpoint is not None else ""))
     note(plan.folder, "starting", attempt=number, checkpoint=checkpoint)
     try:
-        attempt = launch.target.start(plan, number, resume=checkpoint is not None)
+        with _until_asked(launch):
+            attempt = launch.target.start(plan, number, resume=checkpoint is not None)
     except RequestError as error:
-        if number == 0:
+        if number == 0 or (plan.folder / "stop").exists():
             raise
         # It was sound before: a host that does not answer now may come back.
         facts = {"attempt": number, "exit_code": 1, "progressed": False, "checkpoint": checkpoint}
@@ -136,7 +155,7 @@ def _followed(launch: Launch, begun: Begun, say: Say, show: Say) -> Ended | None
     words = first_words(launch, begun.attempt, seen)
     facts = {"attempt": begun.attempt.number, **result._asdict(), "checkpoint": seen.checkpoint}
     note(folder, "ended", **facts, message=words)
-    if asked and result.exit_code != DONE:
+    if (asked or (folder / "stop").exists()) and result.exit_code != DONE:
         return _stopped(seen.checkpoint, words)
     return _decided(launch, result.exit_code, words, say)
 

@@ -24,7 +24,7 @@ class Layout(NamedTuple):
     per_host     processes on each host
     workdir      working directory on the hosts
     code         folder on the hosts that is put on PYTHONPATH; None: lmx is installed there
-    coordinator  host:port of process 0
+    coordinator  host:port of process 0; None: the processes find each other by themselves
     environment  variables beside those of the plan
     local        the hosts are this machine, logs are written where they are read
     """
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     hosts: tuple[Host, ...]
     per_host: int
     workdir: str
-    coordinator: str
+    coordinator: str | None
     environment: Mapping[str, str]
     code: str | None = None
     local: bool = False

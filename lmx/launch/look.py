@@ -9,7 +9,7 @@ from typing import Any
 from lmx.config.errors import RequestError
 from lmx.io import journal
 from lmx.io.journal import driver
-from lmx.launch.drive import driving
+from lmx.launch.drive import drive, driving
 from lmx.launch.plan import Launch, load
 from lmx.launch.target import DEFAULT_GRACE, Attempt, Seen, log_file, read
 
@@ -99,11 +99,14 @@ def stop(folder: Path, *, grace: float | None) -> str:
         return "it has ended already"
     (folder / "stop").touch()
     attempt = current(launch)
-    if attempt is None:
-        return "nothing runs now; it will not be started again"
-    seconds = launch.policy.grace if grace is None else grace
-    messages = launch.target.stop(launch.plan, attempt, grace=seconds or DEFAULT_GRACE)
+    said = ["nothing runs now; it will not be started again"]
+    if attempt is not None:
+        seconds = launch.policy.grace if grace is None else grace
+        messages = launch.target.stop(launch.plan, attempt, grace=seconds or DEFAULT_GRACE)
+        said = ["its processes have ended", *messages]
     until = time.monotonic() + 10
     while driver(folder) is not None and time.monotonic() < until:
         time.sleep(0.2)
-    return "\n".join(["its processes have ended", *messages])
+    if driver(folder) is None:  # nobody else gives back what was made for the run
+        drive(launch, say=said.append, show=lambda text: None)
+    return "\n".join(said)

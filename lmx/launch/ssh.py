@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lmx.config.errors import RequestError
 from lmx.io.files import read_json
@@ -17,6 +18,30 @@ PACKAGES = ("lmx", "jax", "jaxlib", "optax", "hydra-core", "pydantic", "orbax-ch
 LEAST_PYTHON = (3, 11)
 PROBE_TIMEOUT = 30.0
 SETUP_TIMEOUT = 3600.0
+
+
+class Place(Protocol):
+    """What a target with hosts knows of them: which Python and code runs use, where they work, how they are set up."""
+
+    @property
+    def python(self) -> str:
+        """The Python that runs use."""
+        ...
+
+    @property
+    def code(self) -> str:
+        """`snapshot`, `installed`, or a folder on the hosts."""
+        ...
+
+    @property
+    def workdir(self) -> str:
+        """Working directory on the hosts."""
+        ...
+
+    @property
+    def setup(self) -> str | None:
+        """Shell command that each host runs once."""
+        ...
 
 
 def hosts_of(target: Ssh) -> tuple[Host, ...]:
@@ -71,7 +96,7 @@ def coordinator_of(target: Ssh) -> str:
     return host if colon and port.isdecimal() else address
 
 
-def code_folder(target: Ssh, plan: Plan) -> str | None:
+def code_folder(target: Place, plan: Plan) -> str | None:
     """Where the code is on the hosts; None where lmx is installed there."""
     if target.code == "snapshot":
         return f"{target.workdir}/code/{plan.code}"
@@ -109,8 +134,12 @@ def check_request(target: Ssh) -> None:
 
 
 def check(target: Ssh, plan: Plan) -> None:
+    """RequestError with all that is wrong on any host: see `check_hosts`."""
+    check_hosts(target, plan, hosts_of(target))
+
+
+def check_hosts(target: Place, plan: Plan, hosts: Sequence[Host]) -> None:
     """RequestError with all that is wrong on any host: unreachable, another Python, packages missing or different."""
-    hosts = hosts_of(target)
     code = target.code if target.code not in ("snapshot", "installed") else None
 
     def ask(i: int) -> dict[str, Any]:
@@ -133,7 +162,7 @@ def check(target: Ssh, plan: Plan) -> None:
         )
 
 
-def differences(target: Ssh, found: list[tuple[str, dict[str, Any]]], *, sends_lmx: bool) -> list[str]:
+def differences(target: Place, found: list[tuple[str, dict[str, Any]]], *, sends_lmx: bool) -> list[str]:
     """What does not fit: a Python too old or other than host 0's, packages missing or other than host 0's."""
     wrong: list[str] = []
     if not found:
@@ -166,7 +195,7 @@ def differences(target: Ssh, found: list[tuple[str, dict[str, Any]]], *, sends_l
     return wrong
 
 
-def _lmx(target: Ssh, name: str, answer: dict[str, Any], sends_lmx: bool) -> list[str]:
+def _lmx(target: Place, name: str, answer: dict[str, Any], sends_lmx: bool) -> list[str]:
     """What is wrong with the lmx that a host would run."""
     from importlib import metadata
 
@@ -186,10 +215,10 @@ def _lmx(target: Ssh, name: str, answer: dict[str, Any], sends_lmx: bool) -> lis
     return [] if there == here else [f"{name}: lmx {there}, but {here} here; install lmx=={here} there"]
 
 
-def prepare_steps(target: Ssh, plan: Plan) -> list[Step]:
+def prepare_steps(target: Place, plan: Plan, hosts: Sequence[Host]) -> list[Step]:
     """What brings code and setup to every host."""
     steps: list[Step] = []
-    for i, host in enumerate(hosts_of(target)):
+    for i, host in enumerate(hosts):
         if target.code == "snapshot":
             step = host.step("unpack", folder=code_folder(target, plan))
             steps.append(step._replace(input=f"{step.input}\nthen {plan.folder / 'code.tar'}"))
@@ -198,7 +227,7 @@ def prepare_steps(target: Ssh, plan: Plan) -> list[Step]:
     return steps
 
 
-def setup_request(target: Ssh, host: int) -> dict[str, Any]:
+def setup_request(target: Place, host: int) -> dict[str, Any]:
     """What the agent is asked to run once on each host; another command is another mark."""
     import hashlib
 
@@ -208,9 +237,8 @@ def setup_request(target: Ssh, host: int) -> dict[str, Any]:
     return {"command": target.setup, "folder": f"{target.workdir}/setup", "mark": mark, "cwd": target.workdir}
 
 
-def prepare(target: Ssh, plan: Plan) -> None:
+def prepare(target: Place, plan: Plan, hosts: Sequence[Host]) -> None:
     """Sends the code and runs the setup on all hosts at once."""
-    hosts = hosts_of(target)
     data = (plan.folder / "code.tar").read_bytes() if target.code == "snapshot" else b""
 
     def one(i: int) -> None:

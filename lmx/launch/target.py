@@ -136,6 +136,10 @@ class Step(NamedTuple):
 class Target(Component):
     """A place where runs are started: an option of `target`."""
 
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between its keys: (key, message, fix that can be pasted)."""
+        return []
+
     def check_request(self) -> None:
         """RequestError where this machine alone can tell that the target cannot be: no host, no such program."""
 
@@ -202,9 +206,9 @@ def each(function: Callable[[int], Any], count: int) -> list[Any]:
         return list(pool.map(function, range(count)))
 
 
-def environment_of(task: int, tasks: int, coordinator: str) -> dict[str, str]:
-    """How the processes of one run find each other (see `distributed`)."""
-    if tasks == 1:
+def environment_of(task: int, tasks: int, coordinator: str | None) -> dict[str, str]:
+    """How the processes of one run find each other (see `distributed`); None: by what their hosts know."""
+    if tasks == 1 or coordinator is None:
         return {}
     return {
         "JAX_COORDINATOR_ADDRESS": coordinator,

@@ -48,7 +48,7 @@ class LaunchConfig(TrainConfig):
         if self.distributed.method != "auto":
             message = "the launcher tells the processes how they find each other"
             found.append(("distributed.method", message, "distributed=auto"))
-        return found
+        return [*found, *self.target.problems()]
 
 
 class LaunchStatus(Config):

@@ -1,0 +1,360 @@
+"""Target `tpu_vm`: the workers of a TPU pod, reached by the ssh command that gcloud itself would use."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmx.config.errors import RequestError
+from lmx.io.files import read_json, write_atomic
+from lmx.launch import gang, ssh
+from lmx.launch.gcloud import Trouble
+from lmx.launch.host import Host, Unreachable, missing_program
+from lmx.launch.target import Attempt, Plan, Seen, Task, each
+from lmx.launch.tpu_pod import (
+    QUEUED,
+    VM,
+    Pod,
+    cloud_of,
+    delete,
+    find,
+    keep,
+    name_of,
+    obtain,
+    record,
+    refuse,
+)
+from lmx.launch.tpu_vm_config import TpuVm
+
+MARK = "LMX-COMMAND"
+"""Stands for the command in what gcloud prints."""
+REACHABLE_WITHIN = 180.0
+"""Seconds until the keys that gcloud has put into the metadata of a pod are known on all its workers."""
+FRESH = 60.0
+"""Seconds for which a pod that was just seen to be ready is not asked about again."""
+SETTLE = 60.0
+"""Seconds within which a pod whose workers have stopped answering is seen to be gone, if that is why."""
+
+
+def check_request(target: TpuVm) -> None:
+    """RequestError where a program is missing here."""
+    for program in (target.gcloud, "ssh", *(("git",) if target.code == "snapshot" else ())):
+        if shutil.which(program) is None:
+            raise RequestError(missing_program(Path(program).name))
+
+
+def check(target: TpuVm, plan: Plan) -> None:
+    """RequestError where gcloud cannot ask (credentials, project, zone), or the pod is gone and shall not be made."""
+    name = name_of(target, plan)
+    pod = find(target, name, sorts=(QUEUED,) if target.name is None else (QUEUED, VM))
+    reason = refuse(target, pod, name)
+    if reason is not None:
+        raise RequestError(f"nothing was started: {reason}")
+    keep(plan, name=name, made=pod is None)
+
+
+def say(text: str) -> None:
+    """The driver's words."""
+    from lmx.launch.drive import to_stderr
+
+    to_stderr(text)
+
+
+# ---- the workers
+
+
+def ssh_words(target: TpuVm, node: str, worker: str, command: str, *more: str) -> tuple[str, ...]:
+    """gcloud's command that runs `command` on a worker of a TPU VM, or on all of them."""
+    track = "alpha" if target.connect == "iap" else None
+    way = {"external": (), "internal": ("--internal-ip",), "iap": ("--tunnel-through-iap",)}[target.connect]
+    flags = [f"--ssh-flag={word}" for word in target.ssh_options]
+    place = node if target.user is None else f"{target.user}@{node}"
+    words = (VM, "ssh", place, f"--worker={worker}", f"--command={command}", *more, *way, *flags)
+    return cloud_of(target).words(*words, track=track)
+
+
+def ways(target: TpuVm, printed: str) -> list[tuple[str, ...]]:
+    """The words before a shell command on each worker, from what `gcloud ... ssh --dry-run` prints a line a worker.
+
+    It prints words joined by spaces, unquoted: all are without spaces but the tunnel's. Options of our own come last,
+    so that gcloud's and the user's hold: ssh takes the first value of each.
+    """
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": f"{target.connect_timeout:.0f}",
+        "ServerAliveInterval": "5",
+        "ServerAliveCountMax": "3",
+        "ControlMaster": "auto",
+        "ControlPersist": "60",
+        "ControlPath": "~/.ssh/lmx-%C",
+    }
+    own = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    found = []
+    for line in printed.splitlines():
+        if not line.endswith(f" -- {MARK}"):
+            continue
+        head, _, tunnel = line.removesuffix(f" -- {MARK}").partition(" -o ProxyCommand ")
+        words = head.split()
+        if tunnel:
+            proxy, _, rest = tunnel.partition(" -o ProxyUseFdpass=no")
+            words += ["-o", f"ProxyCommand {proxy}", "-o", "ProxyUseFdpass=no", *rest.split()]
+        found.append((*words[:-1], *own, words[-1]))
+    return found
+
+
+def hosts_of(target: TpuVm, pod: Pod) -> list[Host]:
+    """Every worker of every slice, slice 0 first. gcloud brings the user's key to them, and says how it would reach
+    them; RequestError where one does not answer."""
+    Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
+    cloud = cloud_of(target)
+
+    def of_slice(i: int) -> list[Host]:
+        node = pod.nodes[i]
+        cloud.run(ssh_words(target, node, "0", "true"))
+        found = ways(target, cloud.run(ssh_words(target, node, "all", MARK, "--dry-run")))
+        if not found:
+            raise RequestError(
+                f"gcloud does not say how it reaches the workers of {node}; another version of gcloud?"
+            )
+        return [Host(f"{node} worker {j}", way, target.boot_python) for j, way in enumerate(found)]
+
+    hosts = [host for slice_ in each(of_slice, len(pod.nodes)) for host in slice_]
+    silent = [said for said in each(lambda i: _reach(hosts[i], REACHABLE_WITHIN), len(hosts)) if said]
+    if silent:
+        raise RequestError("\n    ".join(["workers that cannot be reached:", *silent]))
+    return hosts
+
+
+def _reach(host: Host, seconds: float) -> str | None:
+    """Waits until a host answers; what ssh says where it does not."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            done = subprocess.run(
+                (*host.way, "true"),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            if done.returncode == 0:
+                return None
+            said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        except subprocess.TimeoutExpired:
+            said = "no answer within 60 s"
+        if time.monotonic() > until:
+            return f"{host.name}: {said}"
+        time.sleep(2)
+
+
+# ---- setup
+
+
+def place_of(target: TpuVm, plan: Plan) -> TpuVm:
+    """The target with {code} of its setup filled in."""
+    if target.setup is None:
+        return target
+    folder = ssh.code_folder(target, plan)
+    return target.model_copy(update={"setup": target.setup.replace("{code}", folder or "lmx")})
+
+
+def prepare(target: TpuVm, plan: Plan) -> None:
+    """Makes the pod, waits for it, brings code and setup to its workers; on those that have them nothing is done."""
+    settle(target, plan, obtain(target, plan, say))
+
+
+def settle(target: TpuVm, plan: Plan, pod: Pod) -> list[Host]:
+    """Sets the workers of a ready pod up, and checks them. Their hosts, for runs."""
+    say(f"{pod}; its workers are set up")
+    boot = hosts_of(target, pod)
+    if target.runs is None and len(boot) > 1:
+        raise RequestError(
+            f"{pod.name} has {len(boot)} workers, which save checkpoints together: set target.runs to a folder that "
+            "all mount, such as target.runs=/mnt/runs"
+        )
+    place = place_of(target, plan)
+    ssh.prepare(place, plan, boot)
+    hosts = [host._replace(python=target.python) for host in boot]
+    ssh.check_hosts(place, plan, hosts)
+    if target.runs is not None:
+        check_storage(target, pod, boot)
+    keep(plan, born=pod.born, seen=time.time(), sort=pod.sort, hosts=[host._asdict() for host in hosts])
+    return hosts
+
+
+def storage_commands(target: TpuVm, pod: Pod) -> list[tuple[str, str]]:
+    """(name, shell command): of worker 0, of the others, and of worker 0 again, to see that `runs` is what it is said
+    to be: not on the worker's own disk, and the same folder on all."""
+    assert target.runs is not None
+    runs, name = shlex.quote(target.runs), shlex.quote(f".lmx-{pod.name}-{pod.born}")
+    own = f"target.runs={target.runs} is on the worker's own disk, which goes with the pod; mount storage there in "
+    other = f"target.runs={target.runs} is not the folder that worker 0 has there; mount the same storage on all in "
+    return [
+        (
+            "first",
+            f'mkdir -p {runs} && cd {runs} || exit 1\nif [ "$(stat -c %d .)" = "$(stat -c %d /)" ]; then\n'
+            f"echo {shlex.quote(own + 'target.setup')}; exit 1; fi\ntouch {name}",
+        ),
+        (
+            "others",
+            f"ls {runs} >/dev/null; test -e {runs}/{name} || {{ echo {shlex.quote(other + 'target.setup')}; exit 1; }}",
+        ),
+        ("last", f"rm -f {runs}/{name}"),
+    ]
+
+
+def check_storage(target: TpuVm, pod: Pod, hosts: Sequence[Host]) -> None:
+    """RequestError where checkpoints would go with the pod, or each worker would save into a folder of its own."""
+    commands = storage_commands(target, pod)
+    rest = hosts[1:]
+    for (name, command), those in zip(commands, (hosts[:1], rest, hosts[:1]), strict=True):
+        request = {"command": command, "folder": f"{target.workdir}/setup", "cwd": target.workdir}
+
+        def ask(i: int, those: Sequence[Host] = those, name: str = name, request: Any = request) -> None:
+            mark = f"storage-{name}-{pod.born}-{hosts.index(those[i])}".replace(":", "")
+            those[i].call("setup", timeout=gang.CALL_TIMEOUT, mark=mark, **request)
+
+        gang.on_all(those, ask)
+
+
+# ---- runs
+
+
+def layout(
+    target: TpuVm, plan: Plan, hosts: Sequence[Host] | None = None, *, port: int | None = None
+) -> gang.Layout:
+    """Hosts and processes, one a worker. On TPUs the processes find each other by the pod's metadata."""
+    if hosts is None:
+        hosts = known(plan)
+    environment, coordinator = dict(target.env), None
+    if target.devices is not None:
+        environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(target.devices)}
+        if port is None:
+            port = int(hosts[0].call("probe", timeout=ssh.PROBE_TIMEOUT, python=target.python)["port"])
+        coordinator = f"{hosts[0].way[-1].rpartition('@')[2]}:{port or 'PORT'}"
+    return gang.Layout(
+        hosts=tuple(hosts),
+        per_host=1,
+        workdir=target.workdir,
+        coordinator=coordinator,
+        environment=environment,
+        code=ssh.code_folder(target, plan),
+        lost_after=target.lost_after,
+    )
+
+
+def known(plan: Plan) -> list[Host]:
+    """The workers as they were set up last."""
+    return [Host(h["name"], tuple(h["way"]), h["python"]) for h in record(plan).get("hosts", [])]
+
+
+def start(target: TpuVm, plan: Plan, number: int, *, resume: bool) -> Attempt:
+    """Starts every process. Where the pod is taken away just then, it is made again and they are started there."""
+    while True:
+        hosts = _hosts(target, plan)
+        try:
+            again = resume or (number > 0 and _checkpoint(target, plan, hosts) is not None)
+            return gang.start(plan, layout(target, plan, hosts), number, resume=again)
+        except (RequestError, Unreachable) as error:
+            if not _goes(target, plan, hosts):
+                raise RequestError(str(error)) from None
+            keep(plan, seen=0)
+
+
+def _hosts(target: TpuVm, plan: Plan) -> list[Host]:
+    """The workers of the pod, set up: anew where it is another pod than before."""
+    facts = record(plan)
+    if time.time() - facts.get("seen", 0) < FRESH:
+        return known(plan)
+    pod = obtain(target, plan, say)
+    if pod.born == facts.get("born") and facts.get("hosts"):
+        return known(plan)
+    return settle(target, plan, pod)
+
+
+def _checkpoint(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> int | None:
+    """The newest checkpoint: one may have been written after the last answer of the former pod."""
+    where = {"folder": target.workdir, "tasks": [], "cwd": target.workdir, "run_dir": plan.run_dir}
+    return hosts[0].call("poll", timeout=gang.POLL_TIMEOUT, **where)["checkpoint"]
+
+
+def _goes(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> bool:
+    """Whether the pod is gone, or goes while its workers do not answer."""
+    until = time.monotonic() + SETTLE
+    while True:
+        pod = _state(target, plan)
+        if pod is None or pod.gone:
+            return True
+        if not any(each(lambda i: _reach(hosts[i], 0), len(hosts))) or time.monotonic() > until:
+            return False
+        time.sleep(min(target.ask_every, 5.0))
+
+
+def _state(target: TpuVm, plan: Plan) -> Pod | None:
+    return find(target, name_of(target, plan), sorts=(record(plan).get("sort", QUEUED),))
+
+
+def poll(target: TpuVm, plan: Plan, attempt: Attempt, *, logs: bool) -> Seen:
+    """What the workers say; where one is silent or has failed, also what gcloud says of the pod."""
+    seen = gang.poll(plan, attempt, logs=logs)
+    silent = any(task.message and task.state in ("waiting", "running") for task in seen.tasks)
+    failed = not seen.running and seen.exit_code not in (0, 2)
+    if not (silent or failed):
+        return seen
+    words = _preempted(target, plan, attempt, at_once=failed, write=logs)
+    if words is None:
+        return seen
+    now = time.time()
+    tasks = tuple(_taken(task, words, now) for task in seen.tasks)
+    return seen._replace(tasks=tasks, preempted=True)
+
+
+def _taken(task: Task, words: str, now: float) -> Task:
+    if task.state not in ("waiting", "running", "lost"):
+        return task
+    return task._replace(state="lost", exit_code=75, ended=task.ended or now, message=words)
+
+
+def _preempted(target: TpuVm, plan: Plan, attempt: Attempt, *, at_once: bool, write: bool) -> str | None:
+    """How the pod is gone, in words; None where it is not. Once gone it stays so for this attempt: a pod that is made
+    again bears the same name."""
+    path = plan.attempt_folder(attempt.number) / "pod.json"
+    before = read_json(path) or {}
+    if before.get("gone"):
+        return before["gone"]
+    if not at_once and time.time() - before.get("asked", 0) < target.ask_every:
+        return None
+    try:
+        pod = _state(target, plan)
+    except Trouble:  # no answer from gcloud either: what the workers say holds
+        return None
+    other = pod is None or pod.gone or pod.born != record(plan).get("born", pod.born)
+    words = f"{pod or name_of(target, plan) + ' is not there any more'}: preempted" if other else None
+    if write:
+        write_atomic(path, json.dumps({"asked": time.time(), "gone": words}) + "\n")
+    return words
+
+
+def release(target: TpuVm, plan: Plan) -> list[str]:
+    """Deletes the pod where it was made for this run and is not to be kept."""
+    facts = record(plan)
+    if not facts.get("name"):
+        return []
+    name = facts["name"]
+    if not facts.get("made"):
+        return [f"pod {name} was there before this run, and stays"]
+    words = " ".join(cloud_of(target).words(QUEUED, "delete", name, "--force"))
+    if target.keep:
+        return [f"pod {name} stays (target.keep=true), and costs; delete it by: {words}"]
+    try:
+        there = delete(target, name)
+    except RequestError as error:
+        return [f"pod {name} COULD NOT BE DELETED, and costs; delete it by: {words}\n    {error}"]
+    return [f"queued resource {name} is deleted"] if there else []
