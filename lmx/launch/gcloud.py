@@ -29,7 +29,7 @@ _KINDS = (
         "no answer",
         r"UNAVAILABLE|DEADLINE_EXCEEDED|Could not reach|Unable to find the server|[Tt]imed out|Connection",
     ),
-    ("wrong", r"INVALID_ARGUMENT|FAILED_PRECONDITION|invalid|unrecognized arguments"),
+    ("wrong", r"INVALID_ARGUMENT|FAILED_PRECONDITION|[Ii]nvalid|unrecognized arguments"),
 )
 """What sort of error it is, by its text: the first that fits."""
 
@@ -105,7 +105,7 @@ class Cloud(NamedTuple):
             "no project": "set target.project=PROJECT (gcloud projects list)",
             "API is off": f"switch it on: gcloud services enable tpu.googleapis.com --project={project}",
             "no credentials": "log in: gcloud auth login (on a machine without a browser: --no-browser)",
-            "not allowed": f"whoever runs this (gcloud config get account) needs the role roles/tpu.admin in {project}, "
+            "not allowed": f"whoever runs this (gcloud config get account) needs roles/tpu.admin in {project}, "
             "and roles/iam.serviceAccountUser on the service account of the workers",
             "quota": "ask for more (console: IAM & Admin > Quotas, service tpu.googleapis.com), give back what you "
             "hold (gcloud compute tpus queued-resources list), or change target.zone, target.accelerator_type, "

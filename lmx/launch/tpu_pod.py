@@ -25,6 +25,7 @@ GONE = {
     VM: ("STOPPING", "STOPPED", "DELETING", "PREEMPTED", "TERMINATED", "HIDING", "HIDDEN"),
 }
 """States from which a pod does not become ready by itself."""
+GOING = ("SUSPENDING", "DELETING")
 MOST_TRIES = 3
 PATIENCE = 10
 """How many times in a row gcloud may get no answer while a pod is waited for."""
@@ -181,7 +182,7 @@ def obtain(target: TpuVm, plan: Plan, say: Say) -> Pod:
             raise RequestError(reason)
         if pod is not None and pod.ready:
             return pod
-        if pod is None or (pod.gone and pod.state != "DELETING"):
+        if pod is None or (pod.gone and pod.state not in GOING):
             made += 1
             if made > MOST_TRIES:
                 raise RequestError(f"{pod or name}; it was made {MOST_TRIES} times, and went away each time")

@@ -120,7 +120,7 @@ class TpuVm(Processes):
             message = "this TPU is served by GKE alone; gcloud makes no VMs of it"
             found.append(("target.accelerator_type", message, "target=gke"))
         elif workers(self) is None:
-            message = "no size can be read from it; written v4-32, v5litepod-16, or type=v5p topology=2x2x4"
+            message = "no size can be read from it; written v4-32, v5litepod-16, or type=v4 topology=2x2x4"
             key = "accelerator_type" if self.accelerator_type is not None else "topology"
             found.append((f"target.{key}", message, "target.accelerator_type=v5litepod-16"))
         if self.runtime_version is None:

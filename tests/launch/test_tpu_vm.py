@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
+from lmx.cli import main
 from lmx.config.errors import RequestError
 from lmx.launch import TpuVm, look
 from lmx.launch.drive import drive
@@ -24,7 +28,7 @@ from lmx.launch.tpu_vm_config import workers
 from lmx.launch.tpu_vm_dry import steps
 from tests.launch.programs import CHECKPOINT, POLICY, stub, until
 from tests.launch.tpu_service import SSHD, Service
-from tests.support import read_option
+from tests.support import ROOT, read_option
 
 needs_gcloud = pytest.mark.skipif(shutil.which("gcloud") is None, reason="needs gcloud, the Google Cloud CLI")
 needs_sshd = pytest.mark.skipif(
@@ -37,6 +41,21 @@ SPEC = {
     "zone": "us-central2-b",
     "project": "p",
 }
+
+SMALL = [
+    "model.n_layers=1",
+    "model.d_model=32",
+    "model.n_heads=2",
+    "model.n_kv_heads=2",
+    "trainer.steps=3",
+    "mesh=fsdp",
+]
+SMALL += [
+    "trainer.steps=3",
+    "trainer.sequence_length=32",
+    "trainer.global_batch_size=8",
+    "trainer.sample.tokens=0",
+]
 
 
 @pytest.fixture
@@ -337,6 +356,70 @@ def test_a_failed_request_ends_or_is_made_again(service, launched, tmp_path):
     assert service.queued == {}
 
 
+@needs_gcloud
+@needs_sshd
+@pytest.mark.slow
+def test_training_on_two_workers_gives_the_loss_of_one_machine(
+    service, sockets, storage, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    service.states = ("ACTIVE",)
+    target = {
+        **SPEC,
+        "ssh_options": f"[-p,{service.ssh_port},-o,ControlPath={sockets}/%C]",
+        "boot_python": sys.executable,
+        "python": sys.executable,
+        "workdir": service.disk,
+        "code": ROOT,
+        "runs": storage,
+        "devices": 1,
+        "env": f"{{JAX_COMPILATION_CACHE_DIR: {os.environ['JAX_COMPILATION_CACHE_DIR']}}}",
+    }
+    words = [f"target.{key}={value}" for key, value in target.items()]
+    assert main.run(["launch", *SMALL, "target=tpu_vm", *words, "hydra.run.dir=runs/pod"]) == 0
+    assert main.run(["launch", *SMALL, "target.devices=2", "hydra.run.dir=runs/here"]) == 0
+    pod, here = (
+        json.loads((Path(path) / "summary.json").read_text()) for path in (f"{storage}/pod", "runs/here")
+    )
+    assert pod["loss"] == pytest.approx(here["loss"], rel=1e-5)
+    assert list(Path(storage).glob("pod/checkpoints/*/lmx.json"))
+    assert service.queued == {}
+
+
+@needs_gcloud
+@needs_sshd
+@pytest.mark.slow
+def test_the_script_by_hand(gcloud, tmp_path, monkeypatch):
+    if os.getuid() != 0:
+        pytest.skip("the script's workers listen on port 22, which only root may open")
+    (tmp_path / "service").mkdir()
+    there = Service(tmp_path / "service", tmp_path / "disk", states=("ACTIVE",), ssh_port=22)
+    for name in ("TPU", "COMPUTE"):
+        monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{name}", there.url)
+    for name, value in {"AUTH_DISABLE_CREDENTIALS": "true", "CORE_PROJECT": "p", "COMPUTE_ZONE": "z"}.items():
+        monkeypatch.setenv(f"CLOUDSDK_{name}", value)
+    (tmp_path / "c.yaml").write_text("x: 1")
+    (tmp_path / "setup.sh").write_text(f"touch {tmp_path}/set-up")
+    script = ROOT / "launch" / "tpu_vm.sh"
+    try:
+        done = subprocess.run(
+            ["sh", str(script), "c.yaml", "/mnt/x", "mine", "v4-16", "tpu-ubuntu2204-base", "--spot"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert there.made[0]["spot"] == {}
+        assert there.queued == {}
+        assert "lmx: " in done.stderr  # not found on the PATH of these workers: the command came there
+        assert (tmp_path / "set-up").exists()
+        assert done.returncode != 0
+    finally:
+        there.close()
+        for name in ("lmx-config.yaml", "lmx-setup.sh"):
+            Path(f"~{getpass.getuser()}/{name}").expanduser().unlink(missing_ok=True)
+
+
 # ---- what gcloud says
 
 
@@ -485,6 +568,16 @@ def test_the_words_of_gcloud_for_ssh():
     assert through[at - 2] == proxy
     assert through[at + 1 : at + 3] == ("-p", "22")
     assert through[-1] == "me@5.6.7.8"
+
+
+def test_one_message_tells_all_that_is_wrong(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["target=tpu_vm", "target.spot=true", "target.reserved=true", "hydra.run.dir=runs/x"]
+    assert main.run(["launch", *words]) == 2
+    said = capsys.readouterr().err
+    for fix in ("accelerator_type=v5litepod-16", "runtime_version=", "reserved=false", "runs=/mnt/runs"):
+        assert f"fix: target.{fix}" in said
+    assert not (tmp_path / "runs" / "x").exists()
 
 
 def test_dry_run_shows_every_command(tmp_path):
