@@ -16,7 +16,7 @@ from lmx.io.files import read_json, write_atomic
 from lmx.launch import gang, ssh
 from lmx.launch.gcloud import Trouble
 from lmx.launch.host import Host, Unreachable, missing_program
-from lmx.launch.target import Attempt, Plan, Seen, Task, each
+from lmx.launch.target import Attempt, Plan, Seen, Task, each, read
 from lmx.launch.tpu_pod import (
     QUEUED,
     VM,
@@ -256,16 +256,27 @@ def known(plan: Plan) -> list[Host]:
 
 
 def start(target: TpuVm, plan: Plan, number: int, *, resume: bool) -> Attempt:
-    """Starts every process. Where the pod is taken away just then, it is made again and they are started there."""
+    """Starts every process. A pod that is gone is made again first; one that goes while they start is a preemption of
+    the attempt, which is returned."""
     while True:
         hosts = _hosts(target, plan)
         try:
-            again = resume or (number > 0 and _checkpoint(target, plan, hosts) is not None)
-            return gang.start(plan, layout(target, plan, hosts), number, resume=again)
+            resume = resume or (number > 0 and _checkpoint(target, plan, hosts) is not None)
+            there = layout(target, plan, hosts)
+            break
         except (RequestError, Unreachable) as error:
-            if not _goes(target, plan, hosts):
+            if _goes(target, plan, hosts) is None:
                 raise RequestError(str(error)) from None
             keep(plan, seen=0)
+    try:
+        return gang.start(plan, there, number, resume=resume)
+    except RequestError:
+        words = _goes(target, plan, hosts)
+        if words is None:
+            raise
+        keep(plan, seen=0)
+        _note(plan, number, words)
+        return read(plan)[-1]  # written before the first process was started
 
 
 def _hosts(target: TpuVm, plan: Plan) -> list[Host]:
@@ -285,20 +296,31 @@ def _checkpoint(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> int | None:
     return hosts[0].call("poll", timeout=gang.POLL_TIMEOUT, **where)["checkpoint"]
 
 
-def _goes(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> bool:
-    """Whether the pod is gone, or goes while its workers do not answer."""
+def _goes(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> str | None:
+    """How the pod is gone, or goes while its workers do not answer; None where it stays."""
     until = time.monotonic() + SETTLE
     while True:
-        pod = _state(target, plan)
-        if pod is None or pod.gone:
-            return True
+        words = _gone(target, plan)
+        if words is not None:
+            return words
         if not any(each(lambda i: _reach(hosts[i], 0), len(hosts))) or time.monotonic() > until:
-            return False
+            return None
         time.sleep(min(target.ask_every, 5.0))
 
 
-def _state(target: TpuVm, plan: Plan) -> Pod | None:
-    return find(target, name_of(target, plan), sorts=(record(plan).get("sort", QUEUED),))
+def _gone(target: TpuVm, plan: Plan) -> str | None:
+    """How the pod that was set up is gone; None where it is still there."""
+    name = name_of(target, plan)
+    pod = find(target, name, sorts=(record(plan).get("sort", QUEUED),))
+    if pod is None:
+        return f"pod {name} is not there any more: preempted"
+    other = pod.born != record(plan).get("born", pod.born)
+    return f"{pod}: preempted" if pod.gone or other else None
+
+
+def _note(plan: Plan, number: int, words: str | None) -> None:
+    path = plan.attempt_folder(number) / "pod.json"
+    write_atomic(path, json.dumps({"asked": time.time(), "gone": words}) + "\n")
 
 
 def poll(target: TpuVm, plan: Plan, attempt: Attempt, *, logs: bool) -> Seen:
@@ -325,20 +347,17 @@ def _taken(task: Task, words: str, now: float) -> Task:
 def _preempted(target: TpuVm, plan: Plan, attempt: Attempt, *, at_once: bool, write: bool) -> str | None:
     """How the pod is gone, in words; None where it is not. Once gone it stays so for this attempt: a pod that is made
     again bears the same name."""
-    path = plan.attempt_folder(attempt.number) / "pod.json"
-    before = read_json(path) or {}
+    before = read_json(plan.attempt_folder(attempt.number) / "pod.json") or {}
     if before.get("gone"):
         return before["gone"]
     if not at_once and time.time() - before.get("asked", 0) < target.ask_every:
         return None
     try:
-        pod = _state(target, plan)
+        words = _gone(target, plan)
     except Trouble:  # no answer from gcloud either: what the workers say holds
         return None
-    other = pod is None or pod.gone or pod.born != record(plan).get("born", pod.born)
-    words = f"{pod or name_of(target, plan) + ' is not there any more'}: preempted" if other else None
     if write:
-        write_atomic(path, json.dumps({"asked": time.time(), "gone": words}) + "\n")
+        _note(plan, attempt.number, words)
     return words
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from lmx.cli import main
 from lmx.config.errors import RequestError
-from lmx.launch import TpuVm, look
+from lmx.launch import TpuVm, agent, look
 from lmx.launch.drive import drive
 from lmx.launch.dry import as_text
 from lmx.launch.gcloud import Cloud
@@ -188,28 +188,39 @@ def test_a_pod_is_made_set_up_used_and_deleted(service, launched, storage, capsy
     assert not list(Path(storage).glob(".lmx*"))
 
 
-@needs_gcloud
-@needs_sshd
-@pytest.mark.slow
-def test_a_preempted_pod_is_made_again_and_the_run_goes_on(service, launched):
-    given = launched(
-        f'case "$WORDS" in *--resume*) exit 0;; esac; n=5; {CHECKPOINT}; exec sleep 300',
-        spot=True,
-        recreate=True,
-    )
-    name = name_of(given.target, given.plan)
+def taken_at(service, given, condition):
+    """Preempts the pod of a run when a condition comes about; the thread that does."""
 
     def take():
-        until(lambda: look.current(given) and look.status(given.plan.folder)["checkpoint"] == 5, 120)
-        service.preempt(name)
+        until(condition, 120)
+        service.preempt(name_of(given.target, given.plan))
 
     thread = threading.Thread(target=take)
     thread.start()
+    return thread
+
+
+def checkpoint_seen(given):
+    """Whether the driver knows of checkpoint 5."""
+    known = agent.read(str(given.plan.attempt_folder(0) / "seen.json")) or {}
+    return known.get("0", {}).get("checkpoint") == 5
+
+
+@needs_gcloud
+@needs_sshd
+@pytest.mark.slow
+@pytest.mark.parametrize("while_it_starts", [False, True])
+def test_a_preempted_pod_is_made_again_and_the_run_goes_on(service, launched, storage, while_it_starts):
+    program = f'case "$WORDS" in *--resume*) exit 0;; esac; n=5; {CHECKPOINT}; exec sleep 300'
+    given = launched(program, spot=True, recreate=True)
+    written = Path(storage) / "run" / "checkpoints" / "5" / "lmx.json"
+    thread = taken_at(service, given, lambda: written.exists() if while_it_starts else checkpoint_seen(given))
     ended, said = run(given)
     thread.join()
     assert ended.exit_code == 0, (ended, said)
-    assert "SUSPENDED" in said
-    assert "attempt 1, going on from step 5" in said
+    assert "preempted (time 1)" in said
+    assert "attempt 1" in said
+    assert while_it_starts or "attempt 1, going on from step 5" in said
     assert len(service.made) == 2
     assert service.queued == {}
 
@@ -218,22 +229,16 @@ def test_a_preempted_pod_is_made_again_and_the_run_goes_on(service, launched):
 @needs_sshd
 @pytest.mark.slow
 def test_a_preempted_pod_is_left_where_nobody_asked_for_another(service, launched):
-    given = launched(f"n=5; {CHECKPOINT}; exec sleep 300", POLICY._replace(max_failures=0), spot=True)
+    given = launched(
+        f"n=5; {CHECKPOINT}; exec sleep 300", POLICY._replace(max_failures=0), spot=True, recreate=False
+    )
     name = name_of(given.target, given.plan)
-
-    def take():
-        until(lambda: look.current(given) and look.status(given.plan.folder)["checkpoint"] == 5, 120)
-        service.preempt(name)
-
-    thread = threading.Thread(target=take)
-    thread.start()
+    thread = taken_at(service, given, lambda: checkpoint_seen(given))
     ended, _ = run(given)
     thread.join()
     assert ended.exit_code == 1
-    assert (
-        f"queued resource {name} is SUSPENDED; target.recreate=true deletes it and makes it again"
-        in ended.message
-    )
+    cure = "target.recreate=true deletes it and makes it again"
+    assert f"queued resource {name} is SUSPENDED; {cure}" in ended.message
     assert len(service.made) == 1
 
 
