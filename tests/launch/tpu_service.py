@@ -153,10 +153,11 @@ class Service:
         order = ("CREATING", *self.states)
         if state in order[:-1]:
             state = order[order.index(state) + 1]
-            found["state"] = {"state": state}
+            told: dict[str, Any] = {"state": state}
+            found["state"] = told
             if state == "FAILED":
                 message = "no more capacity in the zone"
-                found["state"]["failedData"] = {"error": {"code": 8, "message": message}}
+                told["failedData"] = {"error": {"code": 8, "message": message}}
             if state == "ACTIVE":
                 self.provide(name)
         return found
