@@ -124,7 +124,9 @@ def hosts_of(target: TpuVm, pod: Pod) -> list[Host]:
             )
         return [Host(f"{node} worker {j}", way, target.boot_python) for j, way in enumerate(found)]
 
-    hosts = [host for slice_ in each(of_slice, len(pod.nodes)) for host in slice_]
+    first = of_slice(0)  # alone: where there is no key yet gcloud makes one, and two of them would collide
+    rest = each(lambda i: of_slice(i + 1), len(pod.nodes) - 1)
+    hosts = [host for slice_ in (first, *rest) for host in slice_]
     silent = [said for said in each(lambda i: _reach(hosts[i], REACHABLE_WITHIN), len(hosts)) if said]
     if silent:
         raise RequestError("\n    ".join(["workers that cannot be reached:", *silent]))

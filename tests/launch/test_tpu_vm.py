@@ -371,7 +371,7 @@ def test_training_on_two_workers_gives_the_loss_of_one_machine(
     service.states = ("ACTIVE",)
     target = {
         **SPEC,
-        "ssh_options": f"[-p,{service.ssh_port},-o,ControlPath={sockets}/%C]",
+        "ssh_options": f"['-p','{service.ssh_port}','-o','ControlPath={sockets}/%C']",
         "boot_python": sys.executable,
         "python": sys.executable,
         "workdir": service.disk,
