@@ -378,7 +378,6 @@ def test_training_on_two_workers_gives_the_loss_of_one_machine(
         "code": ROOT,
         "runs": storage,
         "devices": 1,
-        "env": f"{{JAX_COMPILATION_CACHE_DIR: {os.environ['JAX_COMPILATION_CACHE_DIR']}}}",
     }
     words = [f"target.{key}={value}" for key, value in target.items()]
     assert main.run(["launch", *SMALL, "target=tpu_vm", *words, "hydra.run.dir=runs/pod"]) == 0
@@ -416,7 +415,9 @@ def test_the_script_by_hand(gcloud, tmp_path, monkeypatch):
         )
         assert there.made[0]["spot"] == {}
         assert there.queued == {}
-        assert "lmx: " in done.stderr  # not found on the PATH of these workers: the command came there
+        assert "lmx: " in done.stderr, (
+            done.stderr + done.stdout
+        )  # not found on the PATH of these workers: the command came there
         assert (tmp_path / "set-up").exists()
         assert done.returncode != 0
     finally:

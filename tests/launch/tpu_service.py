@@ -114,7 +114,7 @@ class Service:
         config.write_text(
             f"Port {self.ssh_port}\nListenAddress {address}\nHostKey {self.folder}/host\nPidFile none\n"
             f"AuthorizedKeysFile {self.folder}/{node}.keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            "PermitRootLogin prohibit-password\nMaxStartups 100\n"
+            "PermitRootLogin prohibit-password\nMaxStartups 100\nSubsystem sftp internal-sftp\n"
         )
         log = self.folder / f"sshd-{address}.log"
         return subprocess.Popen([SSHD, "-D", "-f", str(config), "-E", str(log)])
@@ -142,7 +142,7 @@ class Service:
             raise Problem(*self.refuse)
         if name in self.queued:
             raise Problem("ALREADY_EXISTS", f"Resource '{parent}/queuedResources/{name}' already exists")
-        self.made.append(body)
+        self.made.append(json.loads(json.dumps(body)))
         self.queued[name] = {**body, "name": f"{parent}/queuedResources/{name}", "createTime": now()}
         self.queued[name]["state"] = {"state": "CREATING"}
 
