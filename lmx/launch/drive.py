@@ -206,7 +206,7 @@ def _follow(launch: Launch, attempt: Attempt, say: Say, show: Say) -> tuple[Seen
             if not seen.running:
                 return seen, asked
             for task in seen.tasks:
-                if task.message and task.host not in silent and task.state != "waiting":
+                if task.message and task.host not in silent:
                     silent.add(task.host)
                     say(task.message)
             first = seen.first_error

@@ -26,7 +26,7 @@ def steps_of(
     folder = (run_dir / "launch").absolute()
     code = snapshot(Path.cwd(), scratch / "code.tar").hash if built.takes_snapshot() else None
     write_atomic(scratch / "config.yaml", text)
-    plan = Plan(run_dir.name, folder, built.run_dir(run_dir), {}, code)
+    plan = Plan(run_dir.name, folder, built.run_dir(run_dir), {}, code, text)
     return [Step(file=str(plan.config), input=text), *built.steps(plan)]
 
 

@@ -1,11 +1,12 @@
 """The JobSet of a run on GKE, as plain data: TPU slices as replicated jobs, one pod a host.
 
 Names of node labels and of TPU types are those of GKE's documentation ("Plan TPUs in GKE"); the fields are those of
-jobset.x-k8s.io/v1alpha2.
+jobset.x-k8s.io/v1alpha2, of JobSet 0.10 or newer.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Mapping
@@ -67,55 +68,88 @@ def slice_of(accelerator: str, topology: str) -> Slice:
     return Slice(chip.label, topology, chips // chip.chips_a_host, chip.chips_a_host)
 
 
+RUN_LABEL, ATTEMPT_LABEL = "lmx-run", "lmx-attempt"
+"""On the JobSet, its pods and its ConfigMap: the run, and the attempt, whose name is that of the JobSet."""
+
+JOB_INDEX = "jobset.sigs.k8s.io/job-index"
+RESTART = "jobset.sigs.k8s.io/restart-attempt"
+"""Labels that JobSet gives its pods: which slice, and how often everything was started again before."""
+
+FILES = "/etc/lmx"
+WRONG_REQUEST, PREEMPTED = 2, 75
+
+
 class Job(NamedTuple):
     """What a JobSet is made of.
 
+    run          label of all attempts of the run
     command      words of every container
-    files        name -> text, mounted at /etc/lmx
+    files        name -> text or bytes, mounted at /etc/lmx
+    claim bucket the volume for what runs write, mounted at `mount`: one of the two
     exclusive    a slice's pods share a node pool with no other job
+    grace_s      between SIGTERM and SIGKILL
     """
 
     name: str
-    namespace: str
+    run: str
+    namespace: str | None
     image: str
     command: list[str]
-    files: Mapping[str, str]
+    files: Mapping[str, str | bytes]
     slice: Slice
     slices: int
     environment: Mapping[str, str]
+    claim: str | None
+    bucket: str | None
+    mount: str
     spot: bool
     reservation: str | None
     queue: str | None
     priority: str | None
     exclusive: bool
     max_restarts: int
+    grace_s: int
     service_account: str | None
     memory: str | None
     ttl_s: int | None
 
 
 def manifests(job: Job) -> list[dict[str, Any]]:
-    """The ConfigMap with the frozen configuration, and the JobSet."""
+    """The ConfigMap and the JobSet."""
     return [config_map(job), jobset(job)]
 
 
+def _labels(job: Job) -> dict[str, str]:
+    return {"app": "lmx", RUN_LABEL: job.run, ATTEMPT_LABEL: job.name}
+
+
+def _metadata(job: Job) -> dict[str, Any]:
+    place = {} if job.namespace is None else {"namespace": job.namespace}
+    return {"name": job.name, **place, "labels": _labels(job)}
+
+
 def config_map(job: Job) -> dict[str, Any]:
-    """The frozen configuration as a ConfigMap."""
-    return {
+    """The files as a ConfigMap: the frozen configuration, the script of a container, the code."""
+    texts = {name: data for name, data in job.files.items() if isinstance(data, str)}
+    binary = {name: data for name, data in job.files.items() if isinstance(data, bytes)}
+    built: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": job.name, "namespace": job.namespace, "labels": {"app": "lmx"}},
-        "data": dict(job.files),
+        "metadata": _metadata(job),
+        "data": texts,
     }
+    if binary:
+        built["binaryData"] = {name: base64.b64encode(data).decode() for name, data in binary.items()}
+    return built
 
 
 def jobset(job: Job) -> dict[str, Any]:
     """The JobSet: one replicated job, a replica a slice, a pod a host.
 
-    A pod that ends with exit code 2 fails the whole JobSet at once; any other end of a pod starts all slices again,
-    at most `max_restarts` times (the preemption of a pod counts as well: JobSet does not tell it apart).
+    A pod that ends with exit code 2 fails the whole JobSet at once. One that was preempted, or ended with exit code 75,
+    starts all slices again without counting; any other end does so at most `max_restarts` times.
     """
-    metadata: dict[str, Any] = {"name": job.name, "namespace": job.namespace, "labels": {"app": "lmx"}}
+    metadata = _metadata(job)
     if job.exclusive:
         metadata["annotations"] = {
             "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
@@ -127,12 +161,11 @@ def jobset(job: Job) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "failurePolicy": {
             "maxRestarts": job.max_restarts,
+            # JobSet sees why a job failed, not with which code: the rule of the job that it fell under tells.
             "rules": [
-                {
-                    "name": "wrong-request",
-                    "action": "FailJobSet",
-                    "onJobFailureReasons": ["PodFailurePolicy"],
-                },
+                _rule("wrongRequest", "FailJobSet", 0),
+                _rule("resumable", "RestartJobSetAndIgnoreMaxRestarts", 1),
+                _rule("disrupted", "RestartJobSetAndIgnoreMaxRestarts", 2),
             ],
         },
         "successPolicy": {"operator": "All"},
@@ -146,22 +179,53 @@ def jobset(job: Job) -> dict[str, Any]:
     return {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": metadata, "spec": spec}
 
 
+def _rule(name: str, action: str, index: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "action": action,
+        "onJobFailureReasons": ["PodFailurePolicy"],
+        "onJobFailureMessagePatterns": [f"matching FailJob rule at index {index}$"],
+    }
+
+
 def _job_spec(job: Job) -> dict[str, Any]:
+    codes = [
+        {"action": "FailJob", "onExitCodes": {"containerName": "lmx", "operator": "In", "values": [code]}}
+        for code in (WRONG_REQUEST, PREEMPTED)
+    ]
+    disrupted = {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     return {
         "parallelism": job.slice.hosts,
         "completions": job.slice.hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,
-        "podFailurePolicy": {
-            "rules": [
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {"containerName": "lmx", "operator": "In", "values": [2]},
-                }
-            ]
-        },
-        "template": {"metadata": {"labels": {"app": "lmx"}}, "spec": _pod_spec(job)},
+        "podFailurePolicy": {"rules": [*codes, disrupted]},
+        "template": {"metadata": _pod_metadata(job), "spec": _pod_spec(job)},
     }
+
+
+def _pod_metadata(job: Job) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"labels": _labels(job)}
+    if job.bucket is not None:
+        metadata["annotations"] = {"gke-gcsfuse/volumes": "true"}
+    return metadata
+
+
+def _volume(job: Job) -> dict[str, Any]:
+    """The volume for what runs write."""
+    if job.bucket is None:
+        return {"name": "runs", "persistentVolumeClaim": {"claimName": job.claim}}
+    attributes = {"bucketName": job.bucket, "mountOptions": "implicit-dirs"}
+    return {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
+
+
+def _environment(job: Job) -> list[dict[str, Any]]:
+    told = {"LMX_SLICE": JOB_INDEX, "LMX_RESTART": RESTART}
+    labels = [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}}
+        for name, label in told.items()
+    ]
+    return [*({"name": name, "value": value} for name, value in sorted(job.environment.items())), *labels]
 
 
 def _pod_spec(job: Job) -> dict[str, Any]:
@@ -180,18 +244,21 @@ def _pod_spec(job: Job) -> dict[str, Any]:
         "name": "lmx",
         "image": job.image,
         "command": list(job.command),
-        "env": [{"name": name, "value": value} for name, value in sorted(job.environment.items())],
+        "env": _environment(job),
         # JAX finds the coordinator of several slices, and GKE's variables say the rest.
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
         "resources": {"limits": resources, "requests": dict(resources)},
-        "volumeMounts": [{"name": "lmx", "mountPath": "/etc/lmx", "readOnly": True}],
+        "volumeMounts": [
+            {"name": "lmx", "mountPath": FILES, "readOnly": True},
+            {"name": "runs", "mountPath": job.mount},
+        ],
     }
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 120,
+        "terminationGracePeriodSeconds": job.grace_s,
         "nodeSelector": selector,
         "containers": [container],
-        "volumes": [{"name": "lmx", "configMap": {"name": job.name}}],
+        "volumes": [{"name": "lmx", "configMap": {"name": job.name}}, _volume(job)],
     }
     if job.spot:
         pod["tolerations"] = [

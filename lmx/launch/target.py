@@ -39,6 +39,7 @@ class Plan(NamedTuple):
     run_dir      run directory as the hosts see it; relative paths are relative to the target's working directory
     environment  variables that every process gets, beside the target's own
     code         content hash of the code snapshot in `folder/code.tar`; None: the code that is there
+    text         the frozen configuration, where it is only to be shown and `folder` does not hold it
     """
 
     run: str
@@ -46,6 +47,7 @@ class Plan(NamedTuple):
     run_dir: str
     environment: dict[str, str]
     code: str | None = None
+    text: str = ""
 
     @property
     def config(self) -> Path:
