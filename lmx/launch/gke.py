@@ -7,6 +7,7 @@ is kept in `seen.json` of its folder: pods go, and how they ended goes with them
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
+from lmx.io import journal
 from lmx.io.files import read_json, write_atomic
 from lmx.launch import gke_manifest, jobset
 from lmx.launch.gke_config import Gke
@@ -55,7 +57,10 @@ CURES = (
     (r"onJobFailureMessagePatterns", "the cluster's JobSet is too old; 0.10 or newer is needed"),
     (r'namespaces "[^"]*" not found', "set target.namespace to one that is there (kubectl get namespaces)"),
     (r"[Ff]orbidden", "ask for the right to create JobSets and ConfigMaps there, or set target.namespace"),
-    (r"refused|timed out|timeout|no such host|unreachable|no answer", "the cluster must answer: kubectl cluster-info"),
+    (
+        r"refused|timed out|timeout|no such host|unreachable|no answer",
+        "the cluster must answer: kubectl cluster-info",
+    ),
 )
 
 
@@ -87,7 +92,9 @@ def call(target: Gke, *words: str, text: str = "") -> str:
         raise NoAnswer(f"no answer within {TIMEOUT:.0f} s") from None
     if done.returncode:
         # Lines such as `E1121 10:00:00 ...` tell how often kubectl has tried.
-        said = [line.strip() for line in done.stderr.splitlines() if line and not re.match(r"[EWI]\d{4} ", line)]
+        said = [
+            line.strip() for line in done.stderr.splitlines() if line and not re.match(r"[EWI]\d{4} ", line)
+        ]
         raise NoAnswer("; ".join(said) or f"kubectl ended with exit code {done.returncode}")
     return done.stdout
 
@@ -105,7 +112,9 @@ def check_request(target: Gke) -> None:
     """RequestError where there is no such slice, no image, or no place for what the run writes."""
     jobset.slice_of(target.accelerator, target.topology)
     if target.image is None:
-        raise RequestError("there is no image for the containers; set target.image=IMAGE, with lmx's packages in it")
+        raise RequestError(
+            "there is no image for the containers; set target.image=IMAGE, with lmx's packages in it"
+        )
     if (target.claim is None) == (target.bucket is None):
         raise RequestError(
             f"target.claim={target.claim or 'null'} target.bucket={target.bucket or 'null'}: pods are gone when they "
@@ -143,7 +152,9 @@ def start(target: Gke, plan: Plan, number: int) -> Attempt:
     text = gke_manifest.as_json(gke_manifest.manifests(target, plan, number))
     try:
         if number:
-            _delete(target, f"{jobset.RUN_LABEL}={gke_manifest.run_label(plan)},{jobset.ATTEMPT_LABEL}!={name}")
+            _delete(
+                target, f"{jobset.RUN_LABEL}={gke_manifest.run_label(plan)},{jobset.ATTEMPT_LABEL}!={name}"
+            )
         call(target, *SEND, text=text)
     except NoAnswer as error:
         raise RequestError(f"the cluster refuses the JobSet: {cured(error)}") from None
@@ -177,7 +188,9 @@ def poll(target: Gke, plan: Plan, attempt: Attempt, *, driving: bool) -> Seen:
     if driving and time.time() - known.get("time", 0.0) < target.ask_every:
         return _seen(known)
     try:
-        found = json.loads(call(target, "get", KINDS, f"--selector={_selector(attempt)}", "--output=json"))["items"]
+        found = json.loads(call(target, "get", KINDS, f"--selector={_selector(attempt)}", "--output=json"))[
+            "items"
+        ]
     except NoAnswer as error:
         return _seen(known | {"silent": f"the cluster does not answer: {cured(error)}"}, attempt)
     state = state_of(found)
@@ -291,8 +304,12 @@ def _task(
             return Task(index, host, "ended", 0, state.ended)
         if end is not None:
             return Task(index, host, "ended", end[0], end[1], state.message if end[0] else "")
-        words = state.message or (f"JobSet {name} is no longer there" if existed else f"JobSet {name} was not sent")
-        return Task(index, host, "ended" if existed else "lost", TERMINATED if existed else 1, state.ended, words)
+        words = state.message or (
+            f"JobSet {name} is no longer there" if existed else f"JobSet {name} was not sent"
+        )
+        return Task(
+            index, host, "ended" if existed else "lost", TERMINATED if existed else 1, state.ended, words
+        )
     if pod is not None and end is None and pod.get("status", {}).get("phase") == "Running":
         return Task(index, host, "running")
     if not state.exists and end is not None:
@@ -312,7 +329,9 @@ def _restart(pod: Mapping[str, Any]) -> int:
 
 
 def _index(pod: Mapping[str, Any], hosts: int) -> int:
-    return int(_label(pod, jobset.JOB_INDEX)) * hosts + int(_label(pod, "batch.kubernetes.io/job-completion-index"))
+    return int(_label(pod, jobset.JOB_INDEX)) * hosts + int(
+        _label(pod, "batch.kubernetes.io/job-completion-index")
+    )
 
 
 def _container(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -428,8 +447,10 @@ def stop(target: Gke, plan: Plan, attempt: Attempt, *, grace: float) -> list[str
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "stop").touch()
     soon = target.model_copy(update={"ask_every": 0.5})
+    holder = journal.driver(plan.folder)
+    driving = holder is None or holder.startswith(f"process {os.getpid()} ")  # else the driver writes down what it sees
     try:
-        poll(soon, plan, attempt, driving=True)
+        poll(soon, plan, attempt, driving=driving)
         call(
             target,
             "delete",
@@ -438,21 +459,28 @@ def stop(target: Gke, plan: Plan, attempt: Attempt, *, grace: float) -> list[str
             "--ignore-not-found",
             "--wait=false",
         )
-        if not _gone(soon, plan, attempt, grace):
+        if not _gone(soon, plan, attempt, grace, driving):
             call(
-                target, "delete", "pods", f"--selector={_selector(attempt)}", "--grace-period=1", "--wait=false"
+                target,
+                "delete",
+                "pods",
+                f"--selector={_selector(attempt)}",
+                "--grace-period=1",
+                "--wait=false",
             )
-            if not _gone(soon, plan, attempt, 60):
-                return [f"pods of JobSet {attempt.handle['name']} do not end: kubectl get pods -l {_selector(attempt)}"]
+            if not _gone(soon, plan, attempt, 60, driving):
+                return [
+                    f"pods of JobSet {attempt.handle['name']} do not end: kubectl get pods -l {_selector(attempt)}"
+                ]
     except NoAnswer as error:
         return [f"JobSet {attempt.handle['name']} could not be deleted: {cured(error)}"]
     return []
 
 
-def _gone(target: Gke, plan: Plan, attempt: Attempt, patience: float) -> bool:
+def _gone(target: Gke, plan: Plan, attempt: Attempt, patience: float, driving: bool) -> bool:
     """Whether all pods have ended; meanwhile what they log and how they end is written down."""
     until = time.monotonic() + patience
-    while poll(target, plan, attempt, driving=True).running:
+    while poll(target, plan, attempt, driving=driving).running:
         if time.monotonic() > until:
             return False
         time.sleep(1.0)

@@ -16,7 +16,9 @@ class Gke(Target):
     topology: Text = field("topology of each slice, such as 4x4 or 2x2x4", effect="bookkeeping")
     slices: Positive = field("how many slices", effect="bookkeeping")
     image: Text | None = field("image of the containers, with lmx's packages", effect="bookkeeping")
-    claim: Text | None = field("PersistentVolumeClaim for what runs write, ReadWriteMany", effect="bookkeeping")
+    claim: Text | None = field(
+        "PersistentVolumeClaim for what runs write, ReadWriteMany", effect="bookkeeping"
+    )
     bucket: Text | None = field(
         "bucket of Cloud Storage for what runs write, mounted by Cloud Storage FUSE", effect="bookkeeping"
     )

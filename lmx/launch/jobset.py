@@ -73,7 +73,7 @@ RUN_LABEL, ATTEMPT_LABEL = "lmx-run", "lmx-attempt"
 
 JOB_INDEX = "jobset.sigs.k8s.io/job-index"
 RESTART = "jobset.sigs.k8s.io/restart-attempt"
-"""Labels that JobSet gives its pods: which slice, and how often everything was started again before."""
+"""Labels and annotations that JobSet gives its pods: which slice, and how often everything was started again before."""
 
 FILES = "/etc/lmx"
 WRONG_REQUEST, PREEMPTED = 2, 75
@@ -221,11 +221,11 @@ def _volume(job: Job) -> dict[str, Any]:
 
 def _environment(job: Job) -> list[dict[str, Any]]:
     told = {"LMX_SLICE": JOB_INDEX, "LMX_RESTART": RESTART}
-    labels = [
-        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}}
+    read = [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{label}']"}}}
         for name, label in told.items()
     ]
-    return [*({"name": name, "value": value} for name, value in sorted(job.environment.items())), *labels]
+    return [*({"name": name, "value": value} for name, value in sorted(job.environment.items())), *read]
 
 
 def _pod_spec(job: Job) -> dict[str, Any]:

@@ -101,7 +101,9 @@ def check(target: Slurm, plan: Plan) -> None:
     try:
         call("sbatch", "--test-only", script=job_script(target, plan, 0))
     except NoAnswer as error:
-        raise RequestError(f"nothing was started: SLURM refuses the job: {error}{_cure(target, str(error))}") from None
+        raise RequestError(
+            f"nothing was started: SLURM refuses the job: {error}{_cure(target, str(error))}"
+        ) from None
 
 
 def _cure(target: Slurm, said: str) -> str:
@@ -123,7 +125,11 @@ def steps(target: Slurm, plan: Plan) -> list[Step]:
     """The scripts and their submission."""
     found: list[Step] = []
     if target.code == "snapshot":
-        found.append(Step(file=str(code_folder(target, plan)), input=f"a folder: what is in {plan.folder / 'code.tar'}"))
+        found.append(
+            Step(
+                file=str(code_folder(target, plan)), input=f"a folder: what is in {plan.folder / 'code.tar'}"
+            )
+        )
     files = scripts(target, plan, 0)
     found += [Step(file=str(path), input=text) for path, text in files.items()]
     return [*found, Step(argv=submission(plan, 0))]
@@ -170,7 +176,9 @@ def ask(attempt: Attempt) -> Job:
     """The job as SLURM knows it now; NoAnswer where SLURM does not answer."""
     job = attempt.handle["job"]
     if job is None:
-        found = call("squeue", "--noheader", "--states=all", f"--name={attempt.handle['name']}", "--format=%i").split()
+        found = call(
+            "squeue", "--noheader", "--states=all", f"--name={attempt.handle['name']}", "--format=%i"
+        ).split()
         if not found:
             late = time.time() - attempt.handle["began"] > SUBMISSION
             return Job(None, FORGOTTEN if late else UNTOLD, "it was not submitted")
@@ -226,8 +234,9 @@ def tasks_of(attempt: Attempt, folder: Path, job: Job, silent: str = "") -> tupl
     known = [_left(folder, f"task-{i}") for i in range(count)]
     if job.state != FORGOTTEN:  # what is left of a former start of the job is not how this one ended
         known = [left if left and left["restart"] == job.restarts else None for left in known]
-    moving = job.state in (*WAITING, UNTOLD) or (not job.over and all(known))
-    words = silent or (_waits(job) if moving else "")
+    queued = job.state in (*WAITING, UNTOLD)
+    moving = queued or (not job.over and all(known))  # those that have ended may be started again
+    words = silent or (_waits(job) if queued else "")
     found = []
     for i, left in enumerate(known):
         began = (_read(folder / f"task-{i}.node") or "").split()
@@ -251,7 +260,7 @@ def tasks_of(attempt: Attempt, folder: Path, job: Job, silent: str = "") -> tupl
 
 
 def _waits(job: Job) -> str:
-    again = f", started {job.restarts} times before" if job.restarts else ""
+    again = f", to be started again (time {job.restarts})" if job.restarts else ""
     if job.id is None:
         return "not submitted yet"
     return f"job {job.id} is {job.state}{f' ({job.reason})' if job.reason else ''}{again}"

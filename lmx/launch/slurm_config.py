@@ -18,7 +18,9 @@ class Slurm(Target):
     )
     gpus: Positive | None = field("GPUs on each node; null: not asked for", effect="bookkeeping")
     cpus: Positive | None = field("CPUs for each process; null: the cluster's default", effect="bookkeeping")
-    memory: Text | None = field("sbatch --mem, on each node; null: the cluster's default", effect="bookkeeping")
+    memory: Text | None = field(
+        "sbatch --mem, on each node; null: the cluster's default", effect="bookkeeping"
+    )
     time: Duration | None = field(
         "time limit of a job; null: the partition's", unit="s", effect="bookkeeping", example="12h"
     )

@@ -72,7 +72,10 @@ def job_name(plan: Plan, number: int) -> str:
 def scripts(target: Slurm, plan: Plan, number: int) -> dict[Path, str]:
     """The files of an attempt."""
     folder = plan.attempt_folder(number)
-    return {folder / "job.sh": job_script(target, plan, number), folder / "task.sh": task_script(target, plan, number)}
+    return {
+        folder / "job.sh": job_script(target, plan, number),
+        folder / "task.sh": task_script(target, plan, number),
+    }
 
 
 def job_script(target: Slurm, plan: Plan, number: int) -> str:
@@ -85,7 +88,8 @@ def job_script(target: Slurm, plan: Plan, number: int) -> str:
     ]
     return JOB.format(
         directives="\n".join(  # sbatch takes the quotes off, as a shell does
-            f"#SBATCH {shlex.quote(word)}" for word in directives(target, plan, number)),
+            f"#SBATCH {shlex.quote(word)}" for word in directives(target, plan, number)
+        ),
         folder=shlex.quote(str(folder)),
         run_dir=shlex.quote(plan.run_dir),
         directory=shlex.quote((read_json(plan.folder / "plan.json") or {}).get("directory", os.getcwd())),

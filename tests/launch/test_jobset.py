@@ -10,6 +10,7 @@ import yaml
 
 from lmx.config.errors import RequestError
 from lmx.launch.jobset import Job, jobset, manifests, slice_of
+from tests.launch.kube import jobset_schema, wrong
 from tests.support import ROOT
 
 CRD = ROOT / "../shared/schemas/jobset-crd.yaml"
@@ -19,19 +20,24 @@ GOLDEN = Path(__file__).with_name("golden_jobset.yaml")
 def job(**changes):
     given = {
         "name": "run-1",
-        "namespace": "default",
+        "run": "run",
+        "namespace": None,
         "image": "gcr.io/p/lmx:1",
-        "command": ["python3", "-m", "lmx", "train", "--frozen", "/etc/lmx/config.yaml"],
+        "command": ["sh", "/etc/lmx/run.sh"],
         "files": {"config.yaml": "name: x\n"},
         "slice": slice_of("v5p", "2x2x4"),
         "slices": 2,
         "environment": {"B": "2", "A": "1"},
+        "claim": "runs",
+        "bucket": None,
+        "mount": "/lmx",
         "spot": False,
         "reservation": None,
         "queue": None,
         "priority": None,
         "exclusive": True,
         "max_restarts": 3,
+        "grace_s": 120,
         "service_account": None,
         "memory": None,
         "ttl_s": None,
@@ -41,10 +47,11 @@ def job(**changes):
 
 VARIANTS = {
     "plain": {},
-    "spot": {"spot": True, "slice": slice_of("v6e", "4x4"), "slices": 1},
-    "kueue": {"queue": "tpus", "priority": "high", "exclusive": False, "ttl_s": 3600},
+    "spot": {"spot": True, "slice": slice_of("v6e", "4x4"), "slices": 1, "claim": None, "bucket": "b"},
+    "kueue": {"namespace": "team", "queue": "tpus", "priority": "high", "exclusive": False, "ttl_s": 3600},
     "reserved": {
         "reservation": "r",
+        "files": {"run.sh": "exit 0\n", "code.tar.xz": b"\0\1"},
         "service_account": "s",
         "memory": "100Gi",
         "slice": slice_of("tpu7x", "2x2x1"),
@@ -83,40 +90,11 @@ def test_no_such_slice(accelerator, topology, message):
         slice_of(accelerator, topology)
 
 
-def wrong(schema, value, path=""):
-    """What in `value` an OpenAPI schema of a CRD does not allow; unknown fields are wrong too."""
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
-    if schema.get("x-kubernetes-int-or-string"):
-        return [] if isinstance(value, int | str) else [f"{path}: {value!r}"]
-    kind = kinds.get(schema.get("type", ""), object)
-    if not isinstance(value, kind):
-        return [f"{path}: {value!r} is no {schema['type']}"]
-    if "enum" in schema and value not in schema["enum"]:
-        return [f"{path}: {value!r} not in {schema['enum']}"]
-    found = []
-    if isinstance(value, dict):
-        found += [f"{path}.{key}: required" for key in schema.get("required", ()) if key not in value]
-        properties, more = schema.get("properties", {}), schema.get("additionalProperties")
-        for key, inner in value.items():
-            if key in properties:
-                found += wrong(properties[key], inner, f"{path}.{key}")
-            elif isinstance(more, dict):
-                found += wrong(more, inner, f"{path}.{key}")
-            elif properties:
-                found.append(f"{path}.{key}: unknown field")
-    if isinstance(value, list):
-        for i, inner in enumerate(value):
-            found += wrong(schema.get("items", {}), inner, f"{path}[{i}]")
-    return found
-
-
 @pytest.fixture(scope="module")
 def schema():
     if not CRD.exists():
         pytest.skip("the CRD of JobSet is not here")
-    definition = yaml.load(CRD.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    versions = {v["name"]: v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"]}
-    return versions["v1alpha2"]
+    return jobset_schema(CRD)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
