@@ -126,7 +126,7 @@ def check(target: Gke, plan: Plan) -> None:
     """RequestError where kubectl is not here, or the cluster would refuse what is sent."""
     if shutil.which(target.kubectl) is None:
         raise RequestError(missing_program(target.kubectl))
-    text = gke_manifest.as_json(gke_manifest.manifests(target, plan, 0))
+    text = gke_manifest.as_yaml(gke_manifest.manifests(target, plan, 0))
     try:
         call(target, *SEND, "--dry-run=server", text=text)
     except NoAnswer as error:
@@ -149,7 +149,7 @@ def start(target: Gke, plan: Plan, number: int) -> Attempt:
     handle = {"name": name, "hosts": hosts, "slices": target.slices, "began": time.time()}
     attempt = Attempt(number, handle)
     write(plan, attempt)
-    text = gke_manifest.as_json(gke_manifest.manifests(target, plan, number))
+    text = gke_manifest.as_yaml(gke_manifest.manifests(target, plan, number))
     try:
         if number:
             _delete(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import lzma
 import re
 import shlex
@@ -21,6 +20,8 @@ LIMIT = 1_000_000
 
 ARCHIVE = "code.tar.xz"
 CODE = "/tmp/lmx-code"
+TOLD = "/dev/termination-log"
+"""Kubernetes keeps what is in this file when a container ends: the step of the newest checkpoint."""
 
 SCRIPT = """\
 # One process of a run, in its pod. It is the pod's first process, so it hands SIGTERM on.
@@ -80,7 +81,8 @@ def as_yaml(documents: list[dict[str, Any]]) -> str:
     """The manifests as text."""
     import yaml
 
-    return yaml.safe_dump_all(documents, sort_keys=False, width=110)
+    quick = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the code is a long line
+    return yaml.dump_all(documents, Dumper=quick, sort_keys=False, width=110)
 
 
 def job_of(target: Gke, plan: Plan, number: int) -> jobset.Job:
@@ -152,12 +154,3 @@ def script(target: Gke, plan: Plan, number: int) -> str:
         command=" ".join(map(quote, words)),
         preempted=jobset.PREEMPTED,
     )
-
-
-TOLD = "/dev/termination-log"
-"""Kubernetes keeps what is in this file when a container ends: the step of the newest checkpoint."""
-
-
-def as_json(documents: list[dict[str, Any]]) -> str:
-    """The manifests as one document, as they are sent."""
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})

@@ -212,8 +212,9 @@ def poll(target: Slurm, plan: Plan, attempt: Attempt, *, driving: bool) -> Seen:
     record = folder / "job.json"
     before = read_json(record) or {"job": Job()._asdict(), "time": 0.0}
     job, silent = Job(**before["job"]), before.get("silent", "")
-    age = time.time() - before["time"]
-    if age > target.ask_every or (not driving and age > 1) or (_left(folder, "job") and age > 1):
+    whole = _left(folder, "job")
+    soon = not driving or (whole is not None and whole["restart"] == job.restarts)  # it is about to end
+    if time.time() - before["time"] > (min(1.0, target.ask_every) if soon else target.ask_every):
         try:
             job, silent = ask(attempt), ""
         except NoAnswer as error:

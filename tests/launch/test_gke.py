@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -56,7 +55,7 @@ def test_one_manifest_has_all_that_the_pods_need(tmp_path):
     assert pod["terminationGracePeriodSeconds"] == 120
     assert pod["containers"][0]["command"] == ["sh", "/etc/lmx/run.sh"]
     assert {"name": "runs", "persistentVolumeClaim": {"claimName": "runs"}} in pod["volumes"]
-    assert json.loads(gke_manifest.as_json([files, built]))["items"] == [files, built]
+    assert list(yaml.safe_load_all(gke_manifest.as_yaml([files, built]))) == [files, built]
 
 
 def test_exit_codes_decide_by_the_rules_of_job_and_jobset(tmp_path):

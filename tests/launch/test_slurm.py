@@ -81,6 +81,37 @@ def configuration(folder: Path, ports: list[int]) -> str:
 def cluster():
     """A munged, a slurmctld and two slurmds, found by SLURM_CONF; all end with the tests."""
     folder = Path(tempfile.mkdtemp(prefix="lmx-slurm-"))  # a short path: sockets have no long names
+    before, daemons = dict(os.environ), []
+
+    def begin(*words: str) -> None:
+        log = (folder / "daemons.log").open("a")
+        daemons.append(subprocess.Popen(words, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+    try:
+        prepare(folder)
+        os.environ |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+        names = {"key-file": "key", "socket": "munge.socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        begin("munged", "--foreground", "--force", *(f"--{k}={folder}/{name}" for k, name in names.items()))
+        until((folder / "munge.socket").exists)
+        begin("slurmctld", "-D", "-c")
+        # Processes find each other by the names of the nodes, which nobody but theirs needs to know.
+        for node in NODES:
+            words = 'mount --bind hosts /etc/hosts && exec slurmd -D -N "$1"'
+            begin("unshare", "--mount", "sh", "-c", words, "sh", node)
+        until(lambda: ask("sinfo", "--noheader", "--format=%T %D") == "idle 2", 60)
+        yield folder
+    finally:
+        ask("scancel", "--user=root")
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(30)
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def prepare(folder: Path) -> None:
+    """The files of the daemons."""
     for name in ("state", *(f"spool.{node}" for node in NODES)):
         (folder / name).mkdir()
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
@@ -88,39 +119,9 @@ def cluster():
     for s in sockets:
         s.close()
     (folder / "slurm.conf").write_text(configuration(folder, ports))
-    key = folder / "munge.key"
-    key.write_bytes(os.urandom(1024))
-    key.chmod(0o400)
-    path, before = f"{os.environ['PATH']}:/usr/sbin", dict(os.environ)
-    os.environ |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
-    files = {"key-file": key, "socket": folder / "munge.socket", "pid-file": folder / "munge.pid"}
-    files |= {"log-file": folder / "munge.log", "seed-file": folder / "munge.seed"}
-    words = ["munged", "--foreground", "--force", *(f"--{k}={v}" for k, v in files.items())]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-    daemons = [subprocess.Popen(words, **quiet)]
-    until(lambda: (folder / "munge.socket").exists())
-    # Processes find each other by the names of the nodes, which nobody but theirs needs to know.
     (folder / "hosts").write_text(f"127.0.0.1 localhost {socket.gethostname()} {' '.join(NODES)}\n")
-    named = f'mount --bind {folder}/hosts /etc/hosts && exec slurmd -D -N "$1"'
-    for command in (
-        ["slurmctld", "-D", "-c"],
-        ["slurmd", "-D", "-N", "localhost"],
-        ["slurmd", "-D", "-N", host],
-    ):
-        daemons.append(subprocess.Popen(command, cwd=folder, **quiet))
-    try:
-        until(lambda: ask("sinfo", "--noheader", "--format=%T %D") == "idle 2", 60)
-        yield folder
-    finally:
-        ask("scancel", "--user=root")
-        until(lambda: not ask("squeue", "--noheader"), 30)
-        for daemon in reversed(daemons):
-            daemon.terminate()
-        for daemon in daemons:
-            daemon.wait(20)
-        os.environ.clear()
-        os.environ.update(before)
-        shutil.rmtree(folder, ignore_errors=True)
+    (folder / "key").write_bytes(os.urandom(1024))
+    (folder / "key").chmod(0o400)
 
 
 def ask(*words: str) -> str:
