@@ -448,7 +448,9 @@ def stop(target: Gke, plan: Plan, attempt: Attempt, *, grace: float) -> list[str
     (folder / "stop").touch()
     soon = target.model_copy(update={"ask_every": 0.5})
     holder = journal.driver(plan.folder)
-    driving = holder is None or holder.startswith(f"process {os.getpid()} ")  # else the driver writes down what it sees
+    driving = holder is None or holder.startswith(
+        f"process {os.getpid()} "
+    )  # else the driver writes down what it sees
     try:
         poll(soon, plan, attempt, driving=driving)
         call(

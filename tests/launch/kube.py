@@ -81,7 +81,9 @@ class Cluster:
                     code, found = cluster.handle(self.command, self.path, body)
                 data = found.encode() if isinstance(found, str) else json.dumps(found).encode()
                 self.send_response(code)
-                self.send_header("Content-Type", "text/plain" if isinstance(found, str) else "application/json")
+                self.send_header(
+                    "Content-Type", "text/plain" if isinstance(found, str) else "application/json"
+                )
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -102,10 +104,13 @@ class Cluster:
         refused = self.refuse(method, url.path)
         if refused is not None:
             return refused[0], status(refused[0], refused[1])
-        if url.path in ("/api", "/apis", "/version", "/api/v1", f"/apis/{GROUP}") or url.path.startswith("/openapi"):
+        if url.path in ("/api", "/apis", "/version", "/api/v1", f"/apis/{GROUP}") or url.path.startswith(
+            "/openapi"
+        ):
             return self.discovery(url.path)
         match = re.fullmatch(
-            rf"/(?:api/v1|apis/{re.escape(GROUP)})/namespaces/([^/]+)/([^/]+)(?:/([^/]+))?(?:/(log))?", url.path
+            rf"/(?:api/v1|apis/{re.escape(GROUP)})/namespaces/([^/]+)/([^/]+)(?:/([^/]+))?(?:/(log))?",
+            url.path,
         )
         if match is None or match[2] not in KINDS:
             return 404, status(404, "the server could not find the requested resource")
@@ -153,9 +158,16 @@ class Cluster:
             for name in names
         ]
         if path == "/api/v1":
-            resources.append({"name": "pods/log", "singularName": "", "namespaced": True, "kind": "Pod", "verbs": ["get"]})
+            resources.append(
+                {"name": "pods/log", "singularName": "", "namespaced": True, "kind": "Pod", "verbs": ["get"]}
+            )
         version = "v1" if path == "/api/v1" else GROUP
-        return 200, {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
+        return 200, {
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": version,
+            "resources": resources,
+        }
 
     def apply(self, kind: str, name: str, body: bytes, *, dry: bool) -> tuple[int, Any]:
         """Server-side apply: what is there is changed, what is not is made."""
@@ -223,7 +235,12 @@ class Cluster:
                         "batch.kubernetes.io/job-completion-index": str(index),
                     }
                     metadata = {"name": name, "namespace": "default", "labels": labels, "annotations": labels}
-                    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": job["template"]["spec"]}
+                    pod = {
+                        "apiVersion": "v1",
+                        "kind": "Pod",
+                        "metadata": metadata,
+                        "spec": job["template"]["spec"],
+                    }
                     self.objects["pods", name] = pod | {"status": {"phase": "Pending"}}
                     names.append(name)
             return names
@@ -231,7 +248,10 @@ class Cluster:
     def runs(self, pod: str, *lines: str) -> None:
         """The pod runs, and logs."""
         with self.lock:
-            self.objects["pods", pod]["status"] = {"phase": "Running", "containerStatuses": [container(running={})]}
+            self.objects["pods", pod]["status"] = {
+                "phase": "Running",
+                "containerStatuses": [container(running={})],
+            }
             self.says(pod, *lines)
 
     def says(self, pod: str, *lines: str) -> None:
@@ -309,7 +329,9 @@ def openapi(group: str) -> dict[str, Any]:
     """What kubectl wants to know before it sends something: whether the server itself checks fields."""
     kinds = ["JobSet"] if group != "api/v1" else ["ConfigMap", "Namespace"]
     name, _, version = GROUP.partition("/") if group != "api/v1" else ("", "", "v1")
-    parameters = [{"name": n, "in": "query", "schema": {"type": "string"}} for n in ("fieldValidation", "dryRun")]
+    parameters = [
+        {"name": n, "in": "query", "schema": {"type": "string"}} for n in ("fieldValidation", "dryRun")
+    ]
     paths = {
         f"/{group}/namespaces/{{namespace}}/{kind.lower()}s/{{name}}": {
             "patch": {

@@ -125,7 +125,9 @@ def test_dry_run_prints_what_would_be_sent(tmp_path):
 # ---- the script of a container
 
 
-def script(tmp_path: Path, program: str, *, number: int = 0, env: dict | None = None, **changes) -> subprocess.Popen:
+def script(
+    tmp_path: Path, program: str, *, number: int = 0, env: dict | None = None, **changes
+) -> subprocess.Popen:
     """Starts the script, with a shell in place of the Python, and folders of this test in place of the container's."""
     plan = plain(tmp_path)._replace(run_dir=str(tmp_path / "lmx/runs/r"))
     target = target_of(**{"python": stub(tmp_path, program), "mount": str(tmp_path / "lmx"), **changes})
@@ -141,7 +143,9 @@ def test_a_container_from_the_beginning_and_from_the_checkpoint(tmp_path):
     first = script(tmp_path, program)
     words, _ = first.communicate(timeout=20)
     assert (first.returncode, "--resume" in words) == (75, False)
-    assert words.startswith(f"-m lmx train --frozen {tmp_path}/config.yaml hydra.run.dir={tmp_path}/lmx/runs/r")
+    assert words.startswith(
+        f"-m lmx train --frozen {tmp_path}/config.yaml hydra.run.dir={tmp_path}/lmx/runs/r"
+    )
     assert (tmp_path / "told").read_text() == "3\n"
     second = script(tmp_path, program, env={"LMX_RESTART": "1"})
     words, _ = second.communicate(timeout=20)
@@ -167,7 +171,9 @@ def test_stopped_without_progress_is_a_failure(tmp_path):
 def test_again_without_a_checkpoint_begins_in_an_empty_directory(tmp_path):
     program = 'if [ -e "$RUN/config.yaml" ]; then exit 2; fi; touch "$RUN/config.yaml" "$RUN/mine"; exit 1'
     assert script(tmp_path, program).wait(20) == 1
-    assert script(tmp_path, program, env={"LMX_RESTART": "1", "JOB_COMPLETION_INDEX": "1"}).wait(20) == 2  # 0 does it
+    assert (
+        script(tmp_path, program, env={"LMX_RESTART": "1", "JOB_COMPLETION_INDEX": "1"}).wait(20) == 2
+    )  # 0 does it
     assert script(tmp_path, program, env={"LMX_RESTART": "1"}).wait(20) == 1
     assert (tmp_path / "lmx/runs/r/before-attempt-0.1/config.yaml").exists()
     assert (tmp_path / "lmx/runs/r/mine").exists()
@@ -213,8 +219,14 @@ def cluster(schema, tmp_path, monkeypatch):
 
 def launched(tmp_path: Path, policy=POLICY, **changes):
     run_dir = tmp_path / "run"
-    tree = read_option("target", "gke") | {"image": "i", "claim": "c", "code": "installed", "ask_every": "0.1s"} | changes
-    freeze({"name": "x"}, folder=run_dir / "launch", run_dir=run_dir, target=tree, policy=policy, environment={})
+    tree = (
+        read_option("target", "gke")
+        | {"image": "i", "claim": "c", "code": "installed", "ask_every": "0.1s"}
+        | changes
+    )
+    freeze(
+        {"name": "x"}, folder=run_dir / "launch", run_dir=run_dir, target=tree, policy=policy, environment={}
+    )
     return load(run_dir / "launch")
 
 
@@ -348,7 +360,9 @@ def test_a_jobset_that_is_deleted_by_hand_is_not_sent_again(cluster, tmp_path):
     until(lambda: ("jobsets", name) in cluster.objects)
     cluster.runs(cluster.pods(name)[0], "hello")
     until(lambda: look.status(given.plan.folder)["processes"][0]["state"] == "running")
-    subprocess.run(["kubectl", "delete", "jobset", name, "--wait=false"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["kubectl", "delete", "jobset", name, "--wait=false"], check=True, stdout=subprocess.DEVNULL
+    )
     end_pods(cluster)
     thread.join(30)
     assert "stopped as asked" in result[0].message
@@ -361,7 +375,11 @@ def test_a_jobset_that_is_deleted_by_hand_is_not_sent_again(cluster, tmp_path):
     [
         (401, "Unauthorized", "gcloud auth login"),
         (403, 'jobsets is forbidden: User "x" cannot patch', "ask for the right"),
-        (400, 'unknown field "spec.failurePolicy.rules[0].onJobFailureMessagePatterns"', "0.10 or newer is needed"),
+        (
+            400,
+            'unknown field "spec.failurePolicy.rules[0].onJobFailureMessagePatterns"',
+            "0.10 or newer is needed",
+        ),
         (404, 'namespaces "n" not found', "kubectl get namespaces"),
     ],
 )
@@ -397,7 +415,9 @@ def test_a_misspelt_field_is_refused(cluster, schema, tmp_path, monkeypatch):
     if schema is None:
         pytest.skip("the CRD of JobSet is not here")
     real = jobset.jobset
-    monkeypatch.setattr(jobset, "jobset", lambda job: (b := real(job)) | {"spec": b["spec"] | {"suspended": True}})
+    monkeypatch.setattr(
+        jobset, "jobset", lambda job: (b := real(job)) | {"spec": b["spec"] | {"suspended": True}}
+    )
     with pytest.raises(RequestError, match=r"spec\.suspended"):
         target_of().check(plain(tmp_path))
 
@@ -411,32 +431,54 @@ def attempt_of(hosts: int = 2, slices: int = 1):
 
 
 def test_why_pods_wait():
-    pending = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]}
+    pending = {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}],
+    }
     image = {"name": "lmx", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
     pods = [
-        {"metadata": {"name": f"p{i}", "labels": {"batch.kubernetes.io/job-completion-index": str(i)}}, "status": status}
+        {
+            "metadata": {"name": f"p{i}", "labels": {"batch.kubernetes.io/job-completion-index": str(i)}},
+            "status": status,
+        }
         for i, status in enumerate([pending, {"phase": "Pending", "containerStatuses": [image]}])
     ]
     known = gke.looked(attempt_of(), gke.State(True), pods, {}, stopping=False)
     assert [task["message"] for task in known["tasks"]] == ["0/3 nodes", "ErrImagePull: no such image"]
-    queued = {"kind": "JobSet", "spec": {"suspend": True}, "metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}}}
+    queued = {
+        "kind": "JobSet",
+        "spec": {"suspend": True},
+        "metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}},
+    }
     assert gke.state_of([queued]).message == "waits in the queue q"
 
 
 def test_what_was_known_outlives_the_pods():
-    ended = {"name": "lmx", "state": {"terminated": {"exitCode": 137, "finishedAt": "2026-01-01T00:00:00Z", "message": "6\n"}}}
-    pod = {"metadata": {"name": "p", "labels": {}}, "status": {"phase": "Failed", "containerStatuses": [ended]}}
+    ended = {
+        "name": "lmx",
+        "state": {"terminated": {"exitCode": 137, "finishedAt": "2026-01-01T00:00:00Z", "message": "6\n"}},
+    }
+    pod = {
+        "metadata": {"name": "p", "labels": {}},
+        "status": {"phase": "Failed", "containerStatuses": [ended]},
+    }
     known = gke.looked(attempt_of(1), gke.State(True), [pod], {}, stopping=False)
     assert known["tasks"][0]["state"] == "waiting"  # the JobSet is about to start it again
     known = gke.looked(attempt_of(1), gke.State(False), [pod], known, stopping=True)
     assert (known["tasks"][0]["exit_code"], known["checkpoint"]) == (-9, 6)
     known = gke.looked(attempt_of(1), gke.State(False), [], known, stopping=True)
-    assert (known["tasks"][0]["state"], known["tasks"][0]["exit_code"], known["checkpoint"]) == ("ended", -9, 6)
+    assert (known["tasks"][0]["state"], known["tasks"][0]["exit_code"], known["checkpoint"]) == (
+        "ended",
+        -9,
+        6,
+    )
 
 
 def test_a_jobset_that_was_never_sent():
     late = attempt_of(1)._replace(handle=attempt_of(1).handle | {"began": 0.0})
-    assert gke.looked(attempt_of(1), gke.State(False), [], {}, stopping=False)["tasks"][0]["state"] == "waiting"
+    assert (
+        gke.looked(attempt_of(1), gke.State(False), [], {}, stopping=False)["tasks"][0]["state"] == "waiting"
+    )
     known = gke.looked(late, gke.State(False), [], {}, stopping=False)
     assert (known["tasks"][0]["state"], known["tasks"][0]["exit_code"]) == ("lost", 1)
     assert "was not sent" in known["tasks"][0]["message"]

@@ -90,7 +90,13 @@ def cluster():
     try:
         prepare(folder)
         os.environ |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
-        names = {"key-file": "key", "socket": "munge.socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        names = {
+            "key-file": "key",
+            "socket": "munge.socket",
+            "pid-file": "pid",
+            "log-file": "log",
+            "seed-file": "seed",
+        }
         begin("munged", "--foreground", "--force", *(f"--{k}={folder}/{name}" for k, name in names.items()))
         until((folder / "munge.socket").exists)
         begin("slurmctld", "-D", "-c")
@@ -331,6 +337,7 @@ def test_what_slurm_refuses_is_told_before_the_start(cluster, tmp_path, changes,
 
 
 @needs_slurm
+@pytest.mark.slow
 def test_slurm_starts_it_again_from_the_checkpoint(cluster, tmp_path):
     """Stopped with a new checkpoint: the same job, a second start, `--resume`; the driver has submitted once."""
     program = f"""
@@ -416,7 +423,7 @@ def test_a_job_in_the_queue_is_taken_out_of_it(cluster, tmp_path):
     assert "PENDING (BeginTime)" in seen.tasks[0].message
     assert given.target.stop(given.plan, attempt, grace=5.0) == []
     assert not ask("squeue", "--noheader")
-    assert given.target.poll(given.plan, attempt).exit_code == 1
+    assert until(lambda: given.target.poll(given.plan, attempt).exit_code) == 1
 
 
 # ---- a real run
