@@ -307,9 +307,10 @@ def _task(
         words = state.message or (
             f"JobSet {name} is no longer there" if existed else f"JobSet {name} was not sent"
         )
-        return Task(
-            index, host, "ended" if existed else "lost", TERMINATED if existed else 1, state.ended, words
-        )
+        if not existed:
+            return Task(index, host, "lost", 1, message=words)
+        # After whatever ended the JobSet: Kubernetes tells times in whole seconds.
+        return Task(index, host, "ended", TERMINATED, (state.ended or time.time()) + 1, words)
     if pod is not None and end is None and pod.get("status", {}).get("phase") == "Running":
         return Task(index, host, "running")
     if not state.exists and end is not None:

@@ -28,7 +28,8 @@ resume=()
 if [ -n "$before" ]; then
   resume=(--resume)
 elif [ "$restart" -gt 0 ]; then  # without a checkpoint it begins anew, in an empty directory
-  {python} -c 'import sys; from lmx.launch.agent import move_aside; move_aside(*sys.argv[1:])' "$run" "{number}.$restart"
+  {python} -c 'import sys; from lmx.launch.agent import move_aside; move_aside(*sys.argv[1:])' \\
+    "$run" "{number}.$restart"
 fi
 
 trap : TERM  # the processes get it as well, and write a checkpoint: this script waits for them

@@ -88,7 +88,7 @@ class Cluster:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
+            do_GET = do_POST = do_PATCH = do_DELETE = answer
 
             def log_message(self, *_: Any) -> None: ...
 

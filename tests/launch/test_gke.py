@@ -154,7 +154,8 @@ def test_a_container_from_the_beginning_and_from_the_checkpoint(tmp_path):
 
 
 def test_a_container_hands_the_signal_on_once(tmp_path):
-    program = f"n=7; trap '{CHECKPOINT}; echo one >> \"$RUN/signals\"; exit 75' TERM; touch $RUN/ready; sleep 300 & wait"
+    told = 'echo one >> "$RUN/signals"'
+    program = f"n=7; trap '{CHECKPOINT}; {told}; exit 75' TERM; touch $RUN/ready; sleep 300 & wait"
     running = script(tmp_path, program)
     until((tmp_path / "lmx/runs/r/ready").exists)
     running.send_signal(signal.SIGTERM)
