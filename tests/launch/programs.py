@@ -24,7 +24,7 @@ def stub(folder: Path, program: str) -> str:
         f"""#!/bin/sh
 if [ "$1" = -c ]; then exec {sys.executable} "$@"; fi
 for word in "$@"; do case $word in hydra.run.dir=*) RUN=${{word#hydra.run.dir=}};; esac; done
-TASK=${{JAX_PROCESS_ID:-0}}
+TASK=${{JAX_PROCESS_ID:-${{SLURM_PROCID:-0}}}}
 mkdir -p "$RUN"
 ATTEMPT=$(ls "$RUN" | grep -c "^began-$TASK-")
 touch "$RUN/began-$TASK-$ATTEMPT"
