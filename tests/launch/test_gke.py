@@ -15,10 +15,10 @@ import yaml
 
 from lmx.config.errors import RequestError
 from lmx.io import journal
-from lmx.launch import gke, gke_manifest, jobset, look
+from lmx.launch import gke_look, gke_manifest, jobset, look
 from lmx.launch.drive import drive
 from lmx.launch.plan import Plan, freeze, load, load_target
-from lmx.launch.target import log_file, read
+from lmx.launch.target import Attempt, log_file, read
 from tests.launch.kube import Cluster, jobset_schema
 from tests.launch.programs import CHECKPOINT, POLICY, stub, until
 from tests.support import ROOT, read_option
@@ -428,7 +428,7 @@ def test_a_misspelt_field_is_refused(cluster, schema, tmp_path, monkeypatch):
 
 def attempt_of(hosts: int = 2, slices: int = 1):
     handle = {"name": "x", "hosts": hosts, "slices": slices, "began": time.time()}
-    return gke.Attempt(0, handle)
+    return Attempt(0, handle)
 
 
 def test_why_pods_wait():
@@ -444,14 +444,14 @@ def test_why_pods_wait():
         }
         for i, status in enumerate([pending, {"phase": "Pending", "containerStatuses": [image]}])
     ]
-    known = gke.looked(attempt_of(), gke.State(True), pods, {}, stopping=False)
+    known = gke_look.looked(attempt_of(), gke_look.State(True), pods, {}, stopping=False)
     assert [task["message"] for task in known["tasks"]] == ["0/3 nodes", "ErrImagePull: no such image"]
     queued = {
         "kind": "JobSet",
         "spec": {"suspend": True},
         "metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}},
     }
-    assert gke.state_of([queued]).message == "waits in the queue q"
+    assert gke_look.state_of([queued]).message == "waits in the queue q"
 
 
 def test_what_was_known_outlives_the_pods():
@@ -463,11 +463,11 @@ def test_what_was_known_outlives_the_pods():
         "metadata": {"name": "p", "labels": {}},
         "status": {"phase": "Failed", "containerStatuses": [ended]},
     }
-    known = gke.looked(attempt_of(1), gke.State(True), [pod], {}, stopping=False)
+    known = gke_look.looked(attempt_of(1), gke_look.State(True), [pod], {}, stopping=False)
     assert known["tasks"][0]["state"] == "waiting"  # the JobSet is about to start it again
-    known = gke.looked(attempt_of(1), gke.State(False), [pod], known, stopping=True)
+    known = gke_look.looked(attempt_of(1), gke_look.State(False), [pod], known, stopping=True)
     assert (known["tasks"][0]["exit_code"], known["checkpoint"]) == (-9, 6)
-    known = gke.looked(attempt_of(1), gke.State(False), [], known, stopping=True)
+    known = gke_look.looked(attempt_of(1), gke_look.State(False), [], known, stopping=True)
     assert (known["tasks"][0]["state"], known["tasks"][0]["exit_code"], known["checkpoint"]) == (
         "ended",
         -9,
@@ -478,9 +478,10 @@ def test_what_was_known_outlives_the_pods():
 def test_a_jobset_that_was_never_sent():
     late = attempt_of(1)._replace(handle=attempt_of(1).handle | {"began": 0.0})
     assert (
-        gke.looked(attempt_of(1), gke.State(False), [], {}, stopping=False)["tasks"][0]["state"] == "waiting"
+        gke_look.looked(attempt_of(1), gke_look.State(False), [], {}, stopping=False)["tasks"][0]["state"]
+        == "waiting"
     )
-    known = gke.looked(late, gke.State(False), [], {}, stopping=False)
+    known = gke_look.looked(late, gke_look.State(False), [], {}, stopping=False)
     assert (known["tasks"][0]["state"], known["tasks"][0]["exit_code"]) == ("lost", 1)
     assert "was not sent" in known["tasks"][0]["message"]
 
@@ -488,6 +489,6 @@ def test_a_jobset_that_was_never_sent():
 def test_lines_that_come_twice():
     last = {}
     first = "[pod/p-0/lmx] 2026-01-01T00:00:00.5Z a\n[pod/p-0/lmx] 2026-01-01T00:00:00.51Z b [x] c\n"
-    assert gke.sorted_logs(first, last) == {"p-0": ["a", "b [x] c"]}
+    assert gke_look.sorted_logs(first, last) == {"p-0": ["a", "b [x] c"]}
     more = first + "[pod/p-0/lmx] 2026-01-01T00:00:00.511Z \n[pod/p-1/lmx] 2026-01-01T00:00:01Z d\n"
-    assert gke.sorted_logs(more, last) == {"p-0": [""], "p-1": ["d"]}
+    assert gke_look.sorted_logs(more, last) == {"p-0": [""], "p-1": ["d"]}
