@@ -137,6 +137,7 @@ def _restart(pod: Mapping[str, Any]) -> int:
 
 
 def index_of(pod: Mapping[str, Any], hosts: int) -> int:
+    """The process that a pod is: slices after one another, the hosts of a slice in order."""
     return int(_label(pod, jobset.JOB_INDEX)) * hosts + int(
         _label(pod, "batch.kubernetes.io/job-completion-index")
     )
