@@ -344,7 +344,9 @@ def test_stop_after_the_driver_was_killed(cluster, tmp_path):
     assert look.logs(given.plan.folder, process=0, attempt=None, lines=None) == "hello\n"
     kubelet = threading.Timer(1.0, end_pods, [cluster])
     kubelet.start()
-    assert look.stop(given.plan.folder, grace=20.0) == "its processes have ended"
+    said = look.stop(given.plan.folder, grace=20.0)
+    assert said.startswith("its processes have ended")
+    assert f'configmap "{attempt.handle["name"]}" deleted' in said
     kubelet.join()
     thread, result, _, _ = driven(given)
     thread.join(30)
