@@ -6,6 +6,7 @@ import os
 import sys
 
 import absl.logging
+import jax
 from hypothesis import HealthCheck, settings
 
 from tests.support import ROOT
@@ -14,6 +15,10 @@ CACHE = ROOT / ".pytest_cache" / "programs"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+# Programs of a test's own process are compiled in half the time, and run as long as no time matters. Those of the
+# processes that tests start are what a user's are.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # A busy machine is no fault of a test.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
