@@ -21,7 +21,8 @@ def config(**changes: Any) -> Checkpoint:
 
 def make_state(step: int = 0, *, depth: int = 2, width: int = 8, ema: bool = False) -> TrainState:
     """float32, bfloat16, integers, a random key, a scalar and an array of no elements."""
-    draw = lambda n, shape: jax.random.normal(jax.random.fold_in(jax.random.key(step), n), shape)
+    # Not by a program, whose last bits depend on how it was compiled.
+    draw = lambda n, shape: jnp.asarray(np.random.default_rng([step, n]).normal(size=shape), jnp.float32)
     layer = lambda i: {
         "query": draw(i, (width, width)),
         "scale": draw(100 + i, (width,)).astype(jnp.bfloat16),

@@ -57,7 +57,7 @@ class Terminal:
 def test_a_conversation_on_a_terminal(tmp_path):
     write_pretrained(tmp_path / "model", tokenizer=TOKENIZER)
     favourite = 35  # of the vocabulary: a letter
-    words = ["chat", "from=model", "temperature=0", "max_new_tokens=12", f"logit_bias={{{favourite}: 1000}}"]
+    words = ["chat", "from=model", "temperature=0", "max_new_tokens=48", f"logit_bias={{{favourite}: 1000}}"]
     terminal = Terminal(words, tmp_path)
     shown, _ = terminal.until(r"> $")
     assert "its chat template" in shown
@@ -65,7 +65,7 @@ def test_a_conversation_on_a_terminal(tmp_path):
     shown, pieces = terminal.until(r"\n> $")
     reply = shown.split("\n")[1].strip()
     assert len(set(reply)) == 1
-    assert len(reply) == 12
+    assert len(reply) == 48
     assert pieces > 2  # as it comes, not at the end
     terminal.say("/system Be brief.")
     terminal.until(r"begun anew.*\n> $")
