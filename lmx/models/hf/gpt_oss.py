@@ -65,7 +65,10 @@ def _read(keys: Keys) -> dict[str, Any]:
 
 def _write(config: Decoder) -> dict[str, Any]:
     assert config.moe is not None
-    return write_llama(config) | {
+    written = write_llama(config)
+    if written["rope_scaling"] is None:  # transformers would take null for the published models' YaRN
+        written["rope_scaling"] = {"rope_type": "default"}
+    return written | {
         "hidden_act": "silu",
         "intermediate_size": config.moe.d_ff,
         "attention_bias": config.attention.qkv_bias,

@@ -9,6 +9,7 @@ import pytest
 from lmx.config.errors import RequestError
 from lmx.models import Decoder, hf
 from lmx.models.hf.checkpoint import load_params, write_checkpoint
+from lmx.models.hf.families import FAMILIES as KNOWN
 from lmx.models.hf.fields import decided
 from lmx.models.hf.read import parse_config
 from lmx.params import init, map_params
@@ -106,3 +107,10 @@ def test_a_class_that_derives_from_the_decoder_is_not_in_the_way(tmp_path):
     raw |= {"rope_theta": 1e4, "hidden_act": "silu", "tie_word_embeddings": True}
     assert type(parse_config(raw, tmp_path).config) is Decoder
     assert issubclass(Derived, Decoder)
+
+
+def test_a_gpt_oss_without_yarn_says_so():
+    config = model_config("gpt_oss_20b", {"n_layers": 2, "position.ropes.rope.scaling": None})
+    written = KNOWN["gpt_oss"].write(config)
+    assert written["rope_scaling"] == {"rope_type": "default"}
+    assert KNOWN["gpt_oss"].write(model_config("gpt_oss_20b", {}))["rope_scaling"]["rope_type"] == "yarn"
