@@ -74,17 +74,22 @@ def way(target: Ssh, name: str) -> tuple[str, ...]:
     if not (colon and port.isdecimal()):
         address, port = name, ""
     Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)  # ssh ends where the socket cannot be made
+    words = connection_options(target.connect_timeout)
+    return (target.ssh, "-T", *target.options, *words, *(("-p", port) if port else ()), address)
+
+
+def connection_options(connect_timeout: float) -> list[str]:
+    """Options of ssh: no questions, a silent host is given up, one connection is kept open and used again."""
     options = {
         "BatchMode": "yes",
-        "ConnectTimeout": f"{target.connect_timeout:.0f}",
+        "ConnectTimeout": f"{connect_timeout:.0f}",
         "ServerAliveInterval": "5",
         "ServerAliveCountMax": "3",
         "ControlMaster": "auto",
         "ControlPersist": "60",
         "ControlPath": "~/.ssh/lmx-%C",
     }
-    words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    return (target.ssh, "-T", *target.options, *words, *(("-p", port) if port else ()), address)
+    return [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
 
 
 def coordinator_of(target: Ssh) -> str:

@@ -85,16 +85,7 @@ def ways(target: TpuVm, printed: str) -> list[tuple[str, ...]]:
     It prints words joined by spaces, unquoted: all are without spaces but the tunnel's. Options of our own come last,
     so that gcloud's and the user's hold: ssh takes the first value of each.
     """
-    options = {
-        "BatchMode": "yes",
-        "ConnectTimeout": f"{target.connect_timeout:.0f}",
-        "ServerAliveInterval": "5",
-        "ServerAliveCountMax": "3",
-        "ControlMaster": "auto",
-        "ControlPersist": "60",
-        "ControlPath": "~/.ssh/lmx-%C",
-    }
-    own = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    own = ssh.connection_options(target.connect_timeout)
     found = []
     for line in printed.splitlines():
         if not line.endswith(f" -- {MARK}"):

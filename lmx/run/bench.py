@@ -17,6 +17,7 @@ from lmx.data.loader import batches, throughput
 from lmx.run.bench_config import BenchData, BenchTrain
 from lmx.run.build import build, make_state, to_devices, use_compile_cache
 from lmx.run.numbers import Throughput
+from lmx.run.prepare import read_data
 from lmx.run.programs import StepPrograms
 from lmx.sharding.rows import rows_of_process
 
@@ -32,14 +33,7 @@ def bench_train(config: BenchTrain) -> dict[str, Any]:
     total = measure.warmup + measure.steps
     with requests():
         use_compile_cache(trainer.compile_cache)
-        tokenizer = config.tokenizer.build()
-        dataset = config.data.build(
-            tokenizer,
-            sequence_length=trainer.sequence_length,
-            seed=trainer.seed,
-            global_batch_size=trainer.batch_sequences(),
-            vocab_size=config.model.vocab_size,
-        )
+        dataset = read_data(config)[1]
         parts = build(config, total_steps=total)
         state = make_state(config, parts)
     step = StepPrograms(config, parts, row(dataset.train, 0))

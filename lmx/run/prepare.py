@@ -75,8 +75,8 @@ def prepare(composed: Any, run_path: Path, *, resume: bool) -> Ready:
     return Ready(composed, total, parts, dataset, step_program, judge, state, folder)
 
 
-def read_data(config: TrainConfig) -> tuple[Any, Dataset]:
-    """Tokenizer and dataset of a configuration."""
+def read_data(config: Any) -> tuple[Any, Dataset]:
+    """Tokenizer and dataset of a configuration with `tokenizer`, `data`, `trainer` and `model`."""
     tokenizer = config.tokenizer.build()
     trainer = config.trainer
     dataset = config.data.build(
