@@ -89,10 +89,30 @@ def check(request: Request, *, vocab_size: int, max_length: int | None) -> None:
             f"prompt of {n} tokens and max_new_tokens={request.max_new_tokens} exceed the model's {max_length} "
             f"positions; {cure}"
         )
+    _check_knobs(request)
     if request.logprobs is not None and not 0 <= request.logprobs <= TOP_LOGPROBS:
         raise ValueError(f"logprobs={request.logprobs}: at most {TOP_LOGPROBS} alternatives are given")
     if any(not text for text in request.stop):
         raise ValueError("stop: an empty text would end every continuation at once; leave it out")
+
+
+def _check_knobs(request: Request) -> None:
+    """ValueError for a knob that no distribution of tokens has."""
+    ranges: tuple[tuple[str, bool, str], ...] = (
+        ("temperature", request.temperature >= 0, "at least 0, which is greedy"),
+        ("top_k", request.top_k is None or request.top_k >= 1, "at least 1, or None"),
+        ("top_p", request.top_p is None or 0 < request.top_p <= 1, "above 0 and at most 1, or None"),
+        ("min_p", request.min_p is None or 0 <= request.min_p <= 1, "0 to 1, or None"),
+        (
+            "repetition_penalty",
+            request.repetition_penalty is None or request.repetition_penalty > 0,
+            "above 0, or None",
+        ),
+        ("max_new_tokens", request.max_new_tokens >= 1, "at least 1"),
+    )
+    for name, right, allowed in ranges:
+        if not right:
+            raise ValueError(f"{name}={getattr(request, name)}: must be {allowed}")
 
 
 def bucket(n: int, *, least: int = 1, most: int | None = None) -> int:

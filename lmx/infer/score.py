@@ -31,9 +31,14 @@ class Scorer:
     def __init__(self, model: Model, params: Tree, *, max_length: int, batch_size: int) -> None:
         self.params, self.max_length, self.batch_size = params, max_length, batch_size
 
-        def run(params: Tree, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-            hidden_BTD, head = model.forward(params, tokens_BT).hidden, model.head(params)
-            b, t, d = hidden_BTD.shape
+        def run(params: Tree, tokens_BT: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+            b, t = tokens_BT.shape
+            positions_BT = jnp.broadcast_to(jnp.arange(t), (b, t))
+            # Padding is told apart: what a row gets must not hang on how long its neighbours are.
+            real_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
+            out = model.forward(params, tokens_BT, positions_BT, segments_BT=real_BT)
+            hidden_BTD, head = out.hidden, model.head(params)
+            d = hidden_BTD.shape[2]
             targets_BT = jnp.pad(tokens_BT[:, 1:], ((0, 0), (0, 1)))
             n = max(1, t // POSITIONS)
             parts = hidden_BTD.reshape(b, n, t // n, d), targets_BT.reshape(b, n, t // n)
@@ -60,9 +65,10 @@ class Scorer:
             rows = [self._row(*pairs[i]) for i in some]
             width = bucket(max(len(row) for row in rows), least=16, most=self.max_length)
             tokens_BT = np.zeros((bucket(len(rows)), width), np.int32)
+            lengths_B = np.zeros(len(tokens_BT), np.int32)
             for place, row in enumerate(rows):
-                tokens_BT[place, : len(row)] = row
-            found, best = jax.device_get(self._run(self.params, tokens_BT))
+                tokens_BT[place, : len(row)], lengths_B[place] = row, len(row)
+            found, best = jax.device_get(self._run(self.params, tokens_BT, lengths_B))
             for place, (i, row) in enumerate(zip(some, rows, strict=True)):
                 at = slice(len(row) - 1 - len(pairs[i][1]), len(row) - 1)
                 results[i] = Score(float(found[place, at].sum()), bool(best[place, at].all()))

@@ -105,13 +105,20 @@ class Loaded:
         """Prompts and their continuations, int32 [B, T + max_new_tokens]; `temperature` 0 is greedy.
 
         After `eos_id` a row goes on with `eos_id`. `knobs` are further fields of `lmx.infer.requests.Request`
-        (min_p, repetition_penalty, logit_bias, ...). Rows are drawn independently of one another; equal prompts
-        get different continuations. ValueError when a row does not fit the model's positions.
+        (min_p, repetition_penalty, logit_bias, stop, ...); after a stop text, a row is filled up like after
+        `eos_id`. Rows are drawn independently of one another; equal prompts get different continuations. ValueError
+        when a row does not fit the model's positions, and for a knob that cannot take effect.
         """
+        if knobs.get("logprobs") is not None:
+            raise ValueError(
+                "logprobs: generate returns ids alone; lmx generate logprobs=N output=json has them"
+            )
+        if knobs.get("stop") and self.tokenizer is None:
+            raise ValueError("stop: texts need a tokenizer, and there is none; give ids, eos_id=")
         prompt_BT = np.asarray(self._ids(tokens_BT))
         if self._engine is None:
             known = None if self.tokenizer is None else self.tokenizer.vocab_size
-            self._engine = Engine(self.model, self.params, vocab_size=known)
+            self._engine = Engine(self.model, self.params, self.tokenizer, vocab_size=known)
         self._engine.params = self.params
         knobs |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         stop = () if eos_id is None else (eos_id,)

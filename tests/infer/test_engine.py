@@ -185,6 +185,11 @@ def test_nothing_is_compiled_after_warm_up(compiled):
         ({"tokens": [1] * 64}, "shorten the prompt"),
         ({"logprobs": 21}, "at most 20"),
         ({"logit_bias": {999: 1.0}}, "logit_bias: id 999"),
+        ({"temperature": -1.0}, "temperature=-1.0: must be at least 0"),
+        ({"top_k": 0}, "top_k=0: must be at least 1"),
+        ({"top_p": 0.0}, "top_p=0.0: must be above 0"),
+        ({"min_p": 1.5}, "min_p=1.5: must be 0 to 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0: must be above 0"),
     ],
 )
 def test_bad_requests_say_what_is_wrong(change, message):

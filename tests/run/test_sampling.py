@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from lmx.config.compose import load as compose
@@ -77,6 +78,13 @@ def test_what_is_not_supported_is_refused_by_name_and_can_be_ignored(folder, key
     knobs(folder, "generation_config=ignore", **{key: value})
 
 
+class Letters:
+    vocab_size = None
+
+    def decode_bytes(self, ids):
+        return bytes(97 + int(i) % 26 for i in ids)
+
+
 def test_lmx_load_generates_as_the_engine_does(folder):
     loaded = load(folder)
     rows = [[5, 6, 7], [5, 6, 7], [8, 9, 10]]
@@ -88,3 +96,12 @@ def test_lmx_load_generates_as_the_engine_does(folder):
     assert len(set(punished)) == len(punished)
     ended = loaded.generate([[5, 6, 7]], 6, eos_id=int(loaded.generate([[5, 6, 7]], 6)[0, 5]))[0, 3:].tolist()
     assert ended[2:] == [ended[2]] * 4
+    with pytest.raises(ValueError, match="logprobs: generate returns ids alone"):
+        loaded.generate(rows, 6, logprobs=2)
+    with pytest.raises(ValueError, match="stop: texts need a tokenizer"):
+        loaded.generate(rows, 6, stop=["a"])
+    loaded.tokenizer, loaded._engine = Letters(), None
+    text = Letters().decode_bytes(loaded.generate([[5, 6, 7]], 12)[0, 3:]).decode()
+    cut = loaded.generate([[5, 6, 7]], 12, stop=[text[4:6]], eos_id=0)[0, 3:]
+    assert (cut == 0).any()
+    assert text[4:6] not in Letters().decode_bytes(cut[: int(np.argmax(cut == 0))]).decode()

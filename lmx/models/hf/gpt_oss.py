@@ -26,6 +26,15 @@ from lmx.models.hf.keys import Keys
 from lmx.models.hf.moe import mixture, router_of
 
 _MLP = "model.layers.{l}.mlp."
+_YARN = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+"""That of the published models, which transformers takes where config.json says nothing of it."""
 
 
 def _read(keys: Keys) -> dict[str, Any]:
@@ -36,6 +45,8 @@ def _read(keys: Keys) -> dict[str, Any]:
         "initial_context_length", "experts_per_token", "hidden_act"
     )  # the activation is always its own
     keys.expect("swiglu_alpha", 1.702)  # the slope of quick_gelu
+    if keys.raw.get("rope_parameters") is None:
+        keys.assume("rope_scaling", _YARN)
     d_ff = keys.take("intermediate_size")
     moe = mixture(
         n_experts=keys.take("num_local_experts"),

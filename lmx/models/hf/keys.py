@@ -74,6 +74,11 @@ class Keys:
         value = self.take(name, None)
         return default if value is None else value
 
+    def assume(self, name: str, value: Any) -> None:
+        """What a key that is absent or null stands for in this family."""
+        if self.raw.get(name) is None:
+            self.raw[name] = value
+
     def expect(self, name: str, *allowed: Any) -> None:
         """Takes a key that may only have one of these values, or be absent."""
         value = self.take(name, allowed[0])

@@ -109,8 +109,13 @@ def test_a_class_that_derives_from_the_decoder_is_not_in_the_way(tmp_path):
     assert issubclass(Derived, Decoder)
 
 
-def test_a_gpt_oss_without_yarn_says_so():
+def test_a_gpt_oss_without_yarn_says_so(tmp_path):
     config = model_config("gpt_oss_20b", {"n_layers": 2, "position.ropes.rope.scaling": None})
     written = KNOWN["gpt_oss"].write(config)
     assert written["rope_scaling"] == {"rope_type": "default"}
-    assert KNOWN["gpt_oss"].write(model_config("gpt_oss_20b", {}))["rope_scaling"]["rope_type"] == "yarn"
+    published = KNOWN["gpt_oss"].write(model_config("gpt_oss_20b", {}))
+    assert published["rope_scaling"]["rope_type"] == "yarn"
+    for left_out in ({}, {"rope_scaling": None}):  # what the library does there
+        told = {k: v for k, v in published.items() if k != "rope_scaling"} | left_out
+        read = parse_config(told | {"model_type": "gpt_oss"}, tmp_path)
+        assert read.config.position == model_config("gpt_oss_20b", {}).position
