@@ -25,7 +25,8 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     for action in get_args_parser()._actions:
         if action.option_strings and action.dest not in ("help", "version", "experimental_rerun"):
             parser._add_action(action)
-    options, rest = parser.parse_known_args(list(arguments))
+    short = dict(command.flags)
+    options, rest = parser.parse_known_args([short.get(word, word) for word in arguments])
     flags = {name: action.nargs != 0 for action in parser._actions for name in action.option_strings}
     words, wrong = _without_dashes(rest, {"--help": False} | flags, command.name)
     if command.literal and not options.multirun:
@@ -37,7 +38,7 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
         from lmx.config.compose import Composer
 
         composer = Composer(
-            command.name, command.schema_class(), overrides=options.overrides, **places_of(options)
+            command.name, command.schema_class(), overrides=options.overrides, **places_of(options, command)
         )
         raise ConfigError([*wrong, *composer.check(options.overrides)[1]], command.name)
     return options
@@ -79,9 +80,14 @@ def _without_dashes(
     return overrides, wrong
 
 
-def places_of(options: argparse.Namespace) -> dict[str, Any]:
+def places_of(options: argparse.Namespace, command: Command | None = None) -> dict[str, Any]:
     """Where configurations are looked for, as `Composer` takes it."""
-    return {"conf": options.config_path, "config_dir": options.config_dir, "primary": options.config_name}
+    places: dict[str, Any] = {
+        "conf": options.config_path,
+        "config_dir": options.config_dir,
+        "primary": options.config_name,
+    }
+    return places | ({"elsewhere": True} if command is not None and command.elsewhere else {})
 
 
 def hydra_flags(options: argparse.Namespace) -> list[str]:

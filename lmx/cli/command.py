@@ -29,7 +29,9 @@ class Command:
     extendable  patterns of the keys that may change what is computed when a run goes on
     listed      (group, key): options of the group, separated by commas, are listed under the key; the first is chosen
     collects    (key, own): overrides of other keys than those of `own` are collected, as they are, under the key
-    positional  the key that a word without `=` is the value of
+    positional  the key that a word without `=` is the value of; several: of the words in their order
+    flags       (word, override that it is short for)
+    elsewhere   the run will not be on this machine: files that are not here are no problem
     """
 
     name: str
@@ -43,13 +45,16 @@ class Command:
     literal: tuple[str, ...] = ()
     extendable: tuple[str, ...] = ()
     listed: tuple[tuple[str, str], ...] = ()
-    positional: str | None = None
+    positional: str | tuple[str, ...] | None = None
+    flags: tuple[tuple[str, str], ...] = ()
+    elsewhere: bool = False
     collects: tuple[str, tuple[str, ...]] | None = None
 
     def with_implied(self, overrides: Sequence[str]) -> list[str]:
         """The overrides, before them the options that follow from them; lists of options under their keys."""
         if self.positional is not None:
-            overrides = [_named(line, self.positional) for line in overrides]
+            keys = (self.positional,) if isinstance(self.positional, str) else self.positional
+            overrides = _named(overrides, keys)
         if self.collects is not None:
             overrides = _collected(overrides, *self.collects)
         for group, key in self.listed:
@@ -80,10 +85,18 @@ def _listed(line: str, group: str, key: str) -> list[str]:
     return [f"{group}={options.split(',')[0]}", f"{key}=[{options}]"]
 
 
-def _named(line: str, key: str) -> str:
+def _named(overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Words without `=` as values of the keys in order, the last key taking what is left."""
     from lmx.config.overrides import write_value
 
-    return line if "=" in line or line.startswith("~") else f"{key}={write_value(line)}"
+    named, left = [], list(keys)
+    for line in overrides:
+        if "=" in line or line.startswith("~"):
+            named.append(line)
+            continue
+        named.append(f"{left[0]}={write_value(line)}")
+        left = left[1:] or left
+    return named
 
 
 def _collected(overrides: Sequence[str], key: str, own: Sequence[str]) -> list[str]:

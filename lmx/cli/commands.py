@@ -29,6 +29,10 @@ COMMANDS: dict[str, Entry] = {
     "generate": Entry("lmx.cli.generate", "continue prompts with a checkpoint"),
     "chat": Entry("lmx.cli.chat", "a conversation in the terminal"),
     "export": Entry("lmx.cli.export", "write a model as a HuggingFace directory"),
+    "review": Entry(
+        "lmx.cli.review", "what a configuration will do and cost, and what a change of it changes"
+    ),
+    "diff": Entry("lmx.cli.review", "what differs between two configurations, and what follows from it"),
     "compile": Entry("lmx.cli.compile", "compile for devices that are not here, and show what programs take"),
     "tune memory": Entry("lmx.cli.tune", "find the micro-batch and rematerialisation that fit a device"),
     "runs": Entry("lmx.cli.runs", "list, compare and plot runs"),

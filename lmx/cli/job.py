@@ -168,7 +168,7 @@ def execute(command: Command, arguments: list[str]) -> int:
 
 def _execute(command: Command, arguments: list[str]) -> int:
     options = parse(command, arguments)
-    places = places_of(options)
+    places = places_of(options, command)
     flags, overrides = hydra_flags(options), options.overrides
     task = Task(command, places)
     if options.shell_completion or options.info is not None or options.hydra_help:

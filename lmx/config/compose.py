@@ -21,6 +21,7 @@ from lmx.config.bare import explain_bare
 from lmx.config.component import Component, Config
 from lmx.config.errors import ConfigError, Problem
 from lmx.config.files import conf_dir
+from lmx.config.fixes import accepted, place
 from lmx.config.groups import Composition, compose_groups
 from lmx.config.near import nearest
 from lmx.config.origins import Origins, origins_of
@@ -103,9 +104,14 @@ class Composer(Generic[Schema]):
         config_dir: str | Path | None = None,
         primary: str | None = None,
         overrides: Sequence[str] = (),
+        elsewhere: bool = False,
     ) -> None:
-        """`overrides` serve to find hydra.searchpath alone; ConfigError where a search path does not exist."""
-        self.command = command
+        """`overrides` serve to find hydra.searchpath alone; ConfigError where a search path does not exist.
+
+        `elsewhere`: the configuration is for another machine. Files that are not on this one are no problem, and a
+        text that must be given (`data.path: ???`) may stay open.
+        """
+        self.command, self.elsewhere = command, elsewhere
         self.schema = schema
         folder = str(Path(conf).resolve()) if conf is not None else str(conf_dir())
         further = str(Path(config_dir).resolve()) if config_dir is not None else None
@@ -151,12 +157,12 @@ class Composer(Generic[Schema]):
             return None, problems
         found.dropped = {**kinds.dropped, **{group: None for group in composition.failed}}
         cfg, wrong = apply_values(composition.cfg, kinds.values, self.schema)
-        resolved = _resolve_job(cfg, composition, job)
+        resolved = self._open(_resolve_job(cfg, composition, job))
         checked = validate(self.schema, resolved.tree)
         raw = [*wrong, *resolved.problems, *checked.problems]
         if checked.config is not None and all(problem.kind == "absent" for problem in raw):
             raw += contradictions(checked.config)
-        raw += faults(self.schema, resolved.tree)
+        raw += self._faults(resolved.tree)
         lines = [o.input_line or "" for o in parsed if not o.is_hydra_override()]
         find = _origin_finder(self.tree, composition, kinds)
         if raw or problems:
@@ -165,11 +171,25 @@ class Composer(Generic[Schema]):
         tree = plain(checked.config, resolved.tree)
         return Composed(checked.config, tree, lines, self.schema, find, self), []
 
+    def _faults(self, tree: Mapping[str, Any]) -> list[Problem]:
+        return [] if self.elsewhere else faults(self.schema, tree)
+
+    def _open(self, resolved: Resolved) -> Resolved:
+        """With `elsewhere`, what must be given and may be any text is `???`."""
+        if not self.elsewhere:
+            return resolved
+        missing = [p.key for p in resolved.problems if p.kind == "missing"]
+        filled = {key for key in missing if accepted(self.schema, resolved.tree, key, "???")}
+        tree = resolved.tree
+        for key in filled:
+            tree = place(tree, key, "???")
+        return resolved._replace(tree=tree, problems=[p for p in resolved.problems if p.key not in filled])
+
     def of_job(self, cfg: DictConfig, overrides: Sequence[str]) -> Composed[Schema]:
         """The configuration that Hydra composed for a job; ConfigError where it does not hold."""
-        resolved = resolve(cfg)
+        resolved = self._open(resolve(cfg))
         checked = validate(self.schema, resolved.tree)
-        wrong = [*resolved.problems, *checked.problems, *faults(self.schema, resolved.tree)]
+        wrong = [*resolved.problems, *checked.problems, *self._faults(resolved.tree)]
         if wrong or checked.config is None or contradictions(checked.config):
             _, problems = self.check(overrides)
             raise ConfigError(problems or wrong, self.command)

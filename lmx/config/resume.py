@@ -19,7 +19,7 @@ from lmx.config.origins import Origins, command_line, file_origins, origin_of, s
 from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
 from lmx.config.report import Findings, explain
 from lmx.config.resolve import resolve
-from lmx.config.schema import differences, pick
+from lmx.config.schema import Difference, differences, pick
 from lmx.config.sources import Tree, peek_yaml
 from lmx.config.validate import contradictions, faults, validate
 
@@ -129,6 +129,17 @@ def _choose_option(composer: Composer, cfg: Any, override: Override, origins: Or
     return None
 
 
+def preventing(
+    old: Mapping[str, Any], new: Mapping[str, Any], schema: type[Config], extendable: Sequence[str]
+) -> list[Difference]:
+    """The differences for which a run with `old` cannot go on with `new`."""
+    return [
+        difference
+        for difference in differences(old, new, schema)
+        if difference.effect == "numerics" and not any(fnmatch.fnmatch(difference.key, p) for p in extendable)
+    ]
+
+
 def _refused(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
@@ -142,11 +153,7 @@ def _refused(
     Where a node has become another class, that is the difference, and none of its keys is named.
     """
     problems = []
-    changed = [
-        difference
-        for difference in differences(old, new, schema)
-        if difference.effect == "numerics" and not any(fnmatch.fnmatch(difference.key, p) for p in extendable)
-    ]
+    changed = preventing(old, new, schema, extendable)
     nodes = [d.key.removesuffix("._target_") for d in changed if d.key.endswith("._target_")]
     for difference in changed:
         key = difference.key.removesuffix("._target_")

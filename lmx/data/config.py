@@ -60,6 +60,10 @@ class Data(Component):
         """Whether every row carries positions and segments, because several documents may lie in it."""
         return False
 
+    def tokens_of_an_epoch(self, sequence_length: int) -> int | None:
+        """Tokens to train on, where that is seen without tokenising anything; None where it is not."""
+        return None
+
     def build(
         self,
         tokenizer: TokenizerImpl,
@@ -160,6 +164,14 @@ class TokenShards(Rows):
 
         return build_shards(self, tokenizer, wanted)
 
+    def tokens_of_an_epoch(self, sequence_length: int) -> int | None:
+        """From the sizes of the files, where they are here: see `Data.tokens_of_an_epoch`."""
+        from lmx.data.files import size_of
+
+        size = size_of(self.path, ".bin")
+        kept = 1.0 if self.eval_path is not None or self.split is None else 1 - self.split.fraction
+        return None if not size else round(size / (4 if self.layout == "uint32" else 2) * kept)
+
 
 class Synthetic(Data):
     """Tokens drawn by a rule whose entropy is known, so that the loss to reach is known too."""
@@ -178,3 +190,7 @@ class Synthetic(Data):
         from lmx.data.synthetic import build_synthetic
 
         return build_synthetic(self, tokenizer.vocab_size, wanted)
+
+    def tokens_of_an_epoch(self, sequence_length: int) -> int | None:
+        """See `Data.tokens_of_an_epoch`."""
+        return self.examples * sequence_length

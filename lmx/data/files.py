@@ -49,6 +49,12 @@ def fault_of(patterns: str | Sequence[str], suffixes: Sequence[str] = ()) -> tup
     return None
 
 
+def size_of(patterns: str | Sequence[str], suffix: str) -> int:
+    """Bytes of all files that paths, globs and directories name; 0 where there are none here."""
+    paths = [patterns] if isinstance(patterns, str) else patterns
+    return sum(os.path.getsize(file) for path in paths for file in _matches(path, [suffix], ()))
+
+
 def _matches(pattern: str, suffixes: Sequence[str], exclude: Sequence[str]) -> Iterator[str]:
     expanded = os.path.expanduser(pattern)
     if os.path.isdir(expanded):

@@ -167,10 +167,10 @@ def times(
     sent += (
         _ring(copies) * (2 * compute_bytes + gradient_bytes) * work.experts / (split.expert * split.tensor)
     )
-    ici = sent / _ring_speed(chip, for_fsdp)
+    ici = sent / ring_speed(chip, for_fsdp)
     # Two sums of the residual stream a layer forward, two backward, and those of what is recomputed.
     sums = (4 + 6 * recomputed) * work.layers * 2 * _ring(split.tensor) * compute_bytes * each * work.width
-    ici += sums / _ring_speed(chip, for_tensor) if split.tensor > 1 else 0.0
+    ici += sums / ring_speed(chip, for_tensor) if split.tensor > 1 else 0.0
     # To the experts and back, forward, backward and recomputed.
     moved = (
         (4 + 6 * recomputed)
@@ -198,7 +198,7 @@ def _torus(chip: Chip, split: Split) -> tuple[int, int]:
     return max(chip.dimensions - 1, 1), 1
 
 
-def _ring_speed(chip: Chip, dimensions: int) -> float:
+def ring_speed(chip: Chip, dimensions: int) -> float:
     """Bytes a second that a device sends around rings: both ways along each dimension."""
     ways = 2 if chip.links > 1 else 1
     return chip.link_speed * ways * max(dimensions, 1)
@@ -209,7 +209,7 @@ def _exchange_speed(chip: Chip, dimensions: int, n: int) -> float:
 
     Around a ring of k a byte goes k / 4 links on average, and each dimension of a device has two links out.
     """
-    every = _ring_speed(chip, dimensions)
+    every = ring_speed(chip, dimensions)
     if chip.links == 1:
         return every
     side = max(n ** (1 / max(dimensions, 1)), 1.0)

@@ -23,7 +23,7 @@ from lmx.run.start import pretrained_params
 from lmx.sharding import make_mesh, make_shard, spec
 from lmx.sharding.rows import rows_to_devices
 from lmx.train.step import init_state, make_train_step
-from lmx.types import Batch, TrainState
+from lmx.types import Batch, TrainState, Tree
 
 
 class Parts(NamedTuple):
@@ -99,9 +99,26 @@ def build(config: TrainConfig, *, total_steps: int, devices: Sequence[Any] | Non
         total_steps=total_steps, tokens_per_step=sequences * trainer.sequence_length
     )
     tx = config.optimizer.build(model.specs, factor)
-    dtype = jnp.dtype(trainer.param_dtype)
-    param_shardings = param_tree.shardings(model.specs, mesh, rules)
-    abstract_params = param_tree.abstract(model.specs, dtype, param_shardings)
+    abstract_state, state_shardings = abstract_states(config, model.specs, tx, mesh)
+    return Parts(
+        mesh=mesh,
+        kernels=kernels,
+        model=model,
+        tx=tx,
+        learning_rate=lambda step: config.optimizer.learning_rate * factor(step),
+        batch_sharding=NamedSharding(mesh, spec(("batch", "length"), rules)),
+        abstract_state=abstract_state,
+        state_shardings=state_shardings,
+    )
+
+
+def abstract_states(
+    config: TrainConfig, specs: Tree, tx: optax.GradientTransformationExtraArgs, mesh: Any
+) -> tuple[TrainState, TrainState]:
+    """The state's shapes, each with its sharding, and the shardings alone; `mesh` may be an `AbstractMesh`."""
+    dtype = jnp.dtype(config.trainer.param_dtype)
+    param_shardings = param_tree.shardings(specs, mesh, config.mesh.rules)
+    abstract_params = param_tree.abstract(specs, dtype, param_shardings)
     abstract_state = jax.eval_shape(
         lambda p: init_state(p, tx, ema=config.optimizer.ema_decay is not None), abstract_params
     )
@@ -117,16 +134,7 @@ def build(config: TrainConfig, *, total_steps: int, devices: Sequence[Any] | Non
     abstract_state = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract_state, state_shardings
     )
-    return Parts(
-        mesh=mesh,
-        kernels=kernels,
-        model=model,
-        tx=tx,
-        learning_rate=lambda step: config.optimizer.learning_rate * factor(step),
-        batch_sharding=NamedSharding(mesh, spec(("batch", "length"), rules)),
-        abstract_state=abstract_state,
-        state_shardings=state_shardings,
-    )
+    return abstract_state, state_shardings
 
 
 def make_state(config: TrainConfig, parts: Parts) -> TrainState:

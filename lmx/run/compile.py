@@ -23,7 +23,7 @@ from lmx.review.programs import Found, Memory, does_not_fit, memory_of, needed_b
 from lmx.run.build import Parts, build
 from lmx.run.compile_config import Compile
 from lmx.run.config import TrainConfig
-from lmx.run.length import total_steps
+from lmx.run.length import steps_or_none
 from lmx.run.programs import abstract_batch, compiler_options, lowered_step
 from lmx.run.topology import devices_of, parse_topology
 from lmx.sharding import links, spec, split_axes, ways
@@ -91,10 +91,7 @@ def example_row(config: TrainConfig) -> Batch:
 
 def steps_of(config: TrainConfig) -> int:
     """Length of the run, as far as the configuration alone tells it."""
-    t = config.trainer
-    if t.steps is None and t.tokens is None:
-        return SOME_STEPS
-    return total_steps(t.model_copy(update={"epochs": None}), examples_per_epoch=0)
+    return steps_or_none(config.trainer) or SOME_STEPS
 
 
 def topology_devices(config: Compile) -> list[Any]:

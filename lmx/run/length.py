@@ -28,3 +28,10 @@ def total_steps(trainer: Trainer, *, examples_per_epoch: int) -> int:
             f"trainer: a run of {min(ends):,} steps is longer than the {MOST:,} that are counted"
         )
     return max(min(ends), 1)
+
+
+def steps_or_none(trainer: Trainer) -> int | None:
+    """Steps as far as the configuration alone tells them; None where only the data or the clock will."""
+    if trainer.steps is None and trainer.tokens is None:
+        return None
+    return total_steps(trainer.model_copy(update={"epochs": None}), examples_per_epoch=0)

@@ -104,7 +104,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.s
         devices = devices[:1]
     slices = n_slices(devices)
     sizes = axis_sizes(config, len(devices), slices)
-    between = _crossing(sizes, slices)
+    between = crossing(sizes, slices)
     groups: dict[int, list[Any]] = {}
     for device in devices:
         groups.setdefault(slice_of(device), []).append(device)
@@ -123,7 +123,7 @@ def _in_one_slice(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
-def _crossing(sizes: dict[str, int], slices: int) -> tuple[int, ...]:
+def crossing(sizes: dict[str, int], slices: int) -> tuple[int, ...]:
     """Over how many slices each axis goes: the outermost axes take as many as divide them.
 
     All are taken in the end: slices of equal size divide the devices, and the sizes multiply to those.
