@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "review": Entry(
         "lmx.cli.review", "what a configuration will do and cost, and what a change of it changes"
     ),
+    "review approve": Entry("lmx.cli.review", "record who has agreed to a run: large launches ask for it"),
     "diff": Entry("lmx.cli.review", "what differs between two configurations, and what follows from it"),
     "compile": Entry("lmx.cli.compile", "compile for devices that are not here, and show what programs take"),
     "tune memory": Entry("lmx.cli.tune", "find the micro-batch and rematerialisation that fit a device"),

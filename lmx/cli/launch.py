@@ -9,7 +9,7 @@ from typing import Any
 
 from lmx.cli.command import Command
 
-OWN = ("target", "launch", "dry_run")
+OWN = ("target", "launch", "approval", "dry_run")
 
 
 def run(composed: Any, run_dir: Path) -> None:
@@ -25,6 +25,7 @@ def run(composed: Any, run_dir: Path) -> None:
     tree = {key: value for key, value in composed.tree.items() if key not in OWN}
     hash_ = _hash(tree)
     with requests():
+        _approved(config, tree)
         if config.dry_run:
             _dry_run(composed, run_dir, tree)
             return
@@ -57,6 +58,17 @@ def run(composed: Any, run_dir: Path) -> None:
         print(to_json({"run": str(run_dir)}) if config.output == "json" else str(run_dir))
         return
     _drive(folder)
+
+
+def _approved(config: Any, tree: dict[str, Any]) -> None:
+    """RequestError for a run on many chips that no review has approved."""
+    from lmx.run.approval import chips_of, require
+
+    most = config.approval.above_chips
+    if most is None or config.dry_run or chips_of(config) <= most:
+        return
+    entry = require(Path(config.approval.experiments), config.name, tree, None)
+    print(f"lmx launch: approved by {entry['by']} at {entry['at']}", file=sys.stderr)
 
 
 def _hash(tree: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ OWN = (
         "write",
         "names",
     ),
-    *("experiments", "report_cache", "output"),
+    *("experiments", "report_cache", "output", "by"),
 )
 """Keys of `lmx review` that `lmx train` has not, and the one that is another there."""
 
@@ -66,7 +67,14 @@ def run(composed: Any, run_dir: Path) -> None:
     from lmx.run.sides import Side, composed_side, composer, short_origins, side
 
     config = composed.config
+    if config.check or config.write:
+        _goldens(config)
+        return
     words = _train_words(composed.overrides)
+    if config.tier == "compiled":
+        from lmx.run.topology import quiet_compiler
+
+        quiet_compiler()
     asked = Asked(
         config.topology,
         config.slices,
@@ -77,6 +85,9 @@ def run(composed: Any, run_dir: Path) -> None:
         config.history.shown,
         _extendable(),
     )
+    if config.sweep is not None:
+        _sweep(config, words, asked)
+        return
     new = Side(config.name, composed.tree, short_origins(composed.origins))
     with requests():
         if config.against is None:
@@ -84,7 +95,90 @@ def run(composed: Any, run_dir: Path) -> None:
         else:
             old = side(config.against, overrides=words, key="against")
         doc = document(old, new, config, asked)
+        if config.tier == "compiled":
+            from lmx.run.compiled_tier import add_compiled
+
+            add_compiled(doc, config)
     _show(doc, config.output)
+
+
+def _sweep(config: Any, words: list[str], asked: Any) -> None:
+    """The preflight of a sweep."""
+    from functools import partial
+
+    from lmx.config.errors import requests
+    from lmx.io.files import to_json
+    from lmx.review.page_text import markdown_of, rich_of
+    from lmx.run.compiled_tier import compiled
+    from lmx.run.sweep_review import preflight, sections
+
+    more = shlex.split(config.sweep)
+    say = lambda text: print(f"lmx review: {text}", file=sys.stderr)
+    look = partial(compiled, asked=config) if config.tier == "compiled" else None
+    with requests():
+        doc = preflight([*words, *more], asked, compiled=look, say=say)
+    if config.output == "json":
+        print(to_json(doc, indent=2))
+        return
+    if config.output == "html":
+        from lmx.review.page_html import html_of
+
+        print(html_of(f"Sweep of {config.name}", " ".join(more), sections(doc)), end="")
+        return
+    show = rich_of if config.output == "rich" or (config.output == "auto" and sys.stdout.isatty()) else None
+    heading, below = f"Sweep of {config.name}", " ".join(more)
+    if show is not None:
+        show(heading, below, sections(doc))
+    else:
+        print(markdown_of(heading, below, sections(doc)), end="")
+
+
+def _goldens(config: Any) -> None:
+    """Checks or renews goldens; LmxError where one differs."""
+    from lmx.config.errors import LmxError, requests
+    from lmx.run import goldens
+
+    folder = Path(config.experiments)
+    with requests():
+        if config.write:
+            for path in goldens.write(folder, config.names):
+                print(path)
+            return
+        found = goldens.check(folder, config.names)
+    lines = []
+    for one in found:
+        print(f"{one.name}: {'as its golden' if not one.lines else 'differs'}")
+        for line in one.lines:
+            print(f"    {line}")
+        if one.lines:
+            lines.append(one.name)
+    if not found:
+        raise LmxError(f"experiments={folder}: no experiment has a golden there")
+    if lines:
+        raise LmxError(
+            f"{len(lines)} of {len(found)} experiments are not as their goldens; where that is meant:\n"
+            f"    lmx review --write 'names=[{','.join(lines)}]'"
+        )
+
+
+def approve(composed: Any, run_dir: Path) -> None:
+    """Records an approval in the experiment's folder."""
+    from lmx.config.errors import requests
+    from lmx.run.approval import approve as record
+    from lmx.run.review import Asked, follow
+    from lmx.run.sweep_review import points_of
+
+    config = composed.config
+    with requests():
+        asked = Asked(config.topology, config.slices, None, {}, (), 0, 1, ())
+        topology = str(follow(config, asked, None).outline.target)
+        words = _train_words(composed.overrides)
+        more = shlex.split(config.sweep or "")
+        points = [p.composed.tree for p in points_of([*words, *more])] if more else []
+        folder = Path(config.experiments)
+        entry = record(folder, config.name, composed.tree, points, topology=topology, by=config.by)
+    around = f", and {len(points)} points of a sweep" if points else ""
+    print(f"{config.name} on {topology}: {entry['config']} approved by {entry['by']}{around}")
 
 
 def diff(composed: Any, run_dir: Path) -> None:
@@ -146,12 +240,28 @@ COMMANDS = (
             ("lmx review --check", "every experiment beside its golden, as in CI"),
             ("lmx review --write names=[quickstart]", "renew a golden"),
             (
-                "lmx review experiment=quickstart sweep=[optimizer.learning_rate=1e-3,3e-3]",
+                "lmx review experiment=quickstart sweep=optimizer.learning_rate=1e-3,3e-3",
                 "a sweep before it is run: what fits, in which order, at what cost",
             ),
         ),
-        literal=("trainer.sample.prompt",),
+        literal=("trainer.sample.prompt", "sweep"),
         flags=(("--check", "check=true"), ("--write", "write=true")),
+        elsewhere=True,
+    ),
+    Command(
+        name="review approve",
+        summary="record who has agreed to a run: large launches ask for it",
+        schema="lmx.run.review_config:Approve",
+        function=approve,
+        keys=("topology", "slices", "sweep", "by", "experiments"),
+        examples=(
+            ("lmx review approve experiment=llama3_8b_v5p", "this run, this code, this topology"),
+            (
+                "lmx review approve experiment=llama3_8b_v5p sweep=optimizer.learning_rate=1e-4,3e-4",
+                "and these points around it",
+            ),
+        ),
+        literal=("trainer.sample.prompt", "sweep"),
         elsewhere=True,
     ),
     Command(

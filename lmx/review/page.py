@@ -50,6 +50,7 @@ UNITS = {
     "checkpoint_bytes": ("checkpoint", "bytes"),
     "state_bytes_per_device": ("state, a device", "bytes"),
     "peak_bytes_per_device": ("peak memory, a device", "bytes"),
+    "peak_bytes_per_device_fast": ("the fast tier's estimate of it", "bytes"),
     "hbm_bytes": ("memory of a device", "bytes"),
     "headroom": ("left free", "share"),
     "collective_bytes_per_step": ("sent by a device a step", "bytes"),

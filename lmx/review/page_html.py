@@ -33,6 +33,15 @@ def html(doc: Mapping[str, Any]) -> str:
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
+def html_of(heading: str, below: str, parts: Sequence[Section]) -> str:
+    """A page of any sections."""
+    body = "".join(
+        [f"<h1>{escape(heading)}</h1>", f'<p class="below">{escape(below)}</p>', *map(_section, parts)]
+    )
+    head = f"<meta charset='utf-8'><title>{escape(heading)}</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang='en'><head>{head}</head><body>{body}</body></html>\n"
+
+
 def _section(part: Section) -> str:
     return f"<h2>{escape(part.title)}</h2>" + "".join(
         _table(block) if isinstance(block, Cells) else f"<p>{escape(block)}</p>" for block in part.blocks

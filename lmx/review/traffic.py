@@ -55,6 +55,9 @@ def _of_parameter(
     param: Param, rules: Rules, sizes: Mapping[str, int], batch: list[str], load: Load
 ) -> dict[str, float]:
     """Gathers and scatters of one parameter, and sums of its gradient."""
+    gradient = load.gradient_bytes
+    if param.is_matrix:  # its product is in the compute dtype, and so is the gradient until it is summed
+        gradient = min(load.gradient_bytes, load.compute_bytes)
     split = [a for axis in param.axes for a in split_axes(rules, axis) if sizes[a] > 1]
     exchanged = split_axes(rules, "experts") if "experts" in param.axes else ()
     gathered = [a for a in split if a in batch and a not in exchanged]
@@ -64,13 +67,18 @@ def _of_parameter(
     for name in reversed(gathered):  # innermost first: what is gathered there goes on over the others whole
         n = sizes[name]
         whole *= n
-        passes = 2 * load.micro_batches
-        sent = _ring(n) * whole * (passes * load.compute_bytes + load.micro_batches * load.gradient_bytes)
+        again = load.recomputes and param.is_matrix and "layers" in param.axes
+        passes = (3 if again else 2) * load.micro_batches
+        sent = _ring(n) * whole * (passes * load.compute_bytes + load.micro_batches * gradient)
         found[name] = found.get(name, 0.0) + sent
+    if "vocab" in param.axes:
+        for name in split:
+            if name not in batch:  # each device sums the whole head's gradient over its own tokens
+                found[name] = found.get(name, 0.0) + _ring(sizes[name]) * param.size * 4
     for name in batch:
         if name not in split:
             # A sum over a pod that follows a scatter has only the scattered part to sum.
-            sent = 2 * _ring(sizes[name]) * held * load.gradient_bytes
+            sent = 2 * _ring(sizes[name]) * held * gradient
             found[name] = found.get(name, 0.0) + sent
     return found
 
@@ -82,8 +90,8 @@ def _of_activations(rules: Rules, sizes: Mapping[str, int], batch: list[str], lo
     found: dict[str, float] = {}
     tensor = [a for a in split_axes(rules, "act_ffn") if a not in batch and sizes[a] > 1]
     for name in tensor:
-        # After attention and MLP forward, before both backward, and those of what is computed again.
-        sums = load.layers * (4 + (2 if load.recomputes else 0))
+        # After attention and MLP forward, before both backward; of what is computed again, attention's.
+        sums = load.layers * (4 + (1 if load.recomputes else 0))
         found[name] = found.get(name, 0.0) + 2 * _ring(sizes[name]) * sums * stream
     for name in split_axes(rules, "experts"):
         if sizes[name] > 1 and load.moe_layers:

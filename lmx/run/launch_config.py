@@ -30,11 +30,22 @@ class Care(Config):
     )
 
 
+class Approval(Config):
+    """When a launch needs the approval of a review."""
+
+    above_chips: Count | None = field(
+        "a run on more chips than this starts only as `lmx review approve` has it; null: none needs that",
+        effect="bookkeeping",
+    )
+    experiments: Text = field("folder with a folder an experiment, where approvals lie", effect="bookkeeping")
+
+
 class LaunchConfig(TrainConfig):
     """`lmx launch`: all that `lmx train` has, where it runs, and how it is looked after."""
 
     target: Target = field("where the run is started", effect="bookkeeping")
     launch: Care = field("restarts, stopping, following", effect="bookkeeping")
+    approval: Approval = field("the review that a large run needs", effect="bookkeeping")
     dry_run: Flag = field("true: only print every command and file", effect="bookkeeping")
 
     def problems(self) -> list[tuple[str, str, str]]:

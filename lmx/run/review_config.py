@@ -43,8 +43,9 @@ class Review(TrainConfig):
     gates: dict[Text, Gate] = field("what the run is held to", effect="bookkeeping")
     price: Prices | None = field("what chips cost; null: no money", effect="bookkeeping")
     history: Looked = field("past runs", effect="bookkeeping")
-    sweep: list[Text] | Text | None = field(
-        "overrides of a sweep to look through before it is run; null: one run", effect="bookkeeping"
+    sweep: Text | None = field(
+        "overrides of a sweep, as for lmx train -m, to look through before it is run; null: one run",
+        effect="bookkeeping",
     )
     check: Flag = field("compare every experiment with its golden, and nothing else", effect="bookkeeping")
     write: Flag = field("write the goldens of the experiments named, or of all", effect="bookkeeping")
@@ -63,8 +64,9 @@ class Approve(TrainConfig):
 
     topology: Text | None = field("as for lmx review", effect="bookkeeping")
     slices: Positive | None = field("as for lmx review", effect="bookkeeping")
-    sweep: list[Text] = field(
-        "overrides of a sweep: every point of it is approved with it", effect="bookkeeping"
+    sweep: Text | None = field(
+        "overrides of a sweep: every point of it is approved with it; null: the run alone",
+        effect="bookkeeping",
     )
     experiments: Text = field("folder that holds a folder an experiment", effect="bookkeeping")
     by: Text | None = field("who approves; null: git's user.name and user.email", effect="bookkeeping")

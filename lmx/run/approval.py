@@ -1,0 +1,131 @@
+"""Approvals: who has agreed, when, to exactly which run; and the launch that asks for one."""
+
+from __future__ import annotations
+
+import getpass
+import math
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmx.config.compose import tree_hash
+from lmx.config.errors import RequestError
+from lmx.config.schema import flatten
+from lmx.io.files import read_json, to_json, write_atomic
+from lmx.run.config import TrainConfig
+from lmx.run.goldens import code_hash
+from lmx.run.review import train_tree
+
+APPROVED = "approved.json"
+
+
+def fingerprint(tree: Mapping[str, Any], topology: str) -> dict[str, str]:
+    """Hashes of what an approval is of; names, places and intervals of logging do not count."""
+    return {
+        "config": tree_hash(train_tree(tree), TrainConfig)[:32],
+        "code": code_hash(),
+        "topology": topology,
+    }
+
+
+def approve(
+    folder: Path,
+    name: str,
+    tree: Mapping[str, Any],
+    points: Sequence[Mapping[str, Any]],
+    *,
+    topology: str,
+    by: str | None,
+) -> dict[str, Any]:
+    """Adds an approval to FOLDER/NAME/approved.json, with the points of a sweep around it."""
+    path = folder / name / APPROVED
+    entry = {
+        "by": by or _me(),
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **fingerprint(tree, topology),
+        "sweep": [tree_hash(train_tree(point), TrainConfig)[:32] for point in points],
+        "values": flatten(train_tree(tree)),
+    }
+    known = read_json(path)
+    entries = [e for e in known if e["config"] != entry["config"]] if isinstance(known, list) else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, to_json([*entries, entry], indent=1) + "\n")
+    return entry
+
+
+def _me() -> str:
+    """git's name and address of the user, or the name of the account."""
+    words = []
+    for key in ("user.name", "user.email"):
+        try:
+            done = subprocess.run(["git", "config", key], capture_output=True, text=True, check=False)
+        except OSError:
+            break
+        if done.stdout.strip():
+            words.append(done.stdout.strip())
+    return " ".join(words) or getpass.getuser()
+
+
+def require(folder: Path, name: str, tree: Mapping[str, Any], topology: str | None) -> dict[str, Any]:
+    """The approval of this run; RequestError that says what differs from the nearest one that is approved.
+
+    `topology` None: the place it runs on does not tell, so that of the approval counts.
+    """
+    entries = read_json(folder / name / APPROVED)
+    cure = f"lmx review approve experiment={name} ..., with the same overrides"
+    if not isinstance(entries, list) or not entries:
+        raise RequestError(f"{name}: nothing is approved ({folder / name / APPROVED}); {cure}")
+    asked = fingerprint(tree, topology or "")
+    for entry in entries:
+        known = asked["config"] == entry["config"] or asked["config"] in entry["sweep"]
+        if known and entry["code"] == asked["code"] and topology in (None, entry["topology"]):
+            return entry
+    near = min(entries, key=lambda e: len(_differing(e, tree)))
+    lines = _differing(near, tree)
+    if near["code"] != asked["code"]:
+        lines.append("the code or its dependencies are others")
+    if topology is not None and near["topology"] != topology:
+        lines.append(f"topology: {near['topology']} -> {topology}")
+    told = "\n".join(f"    {line}" for line in lines[:20])
+    raise RequestError(
+        f"{name}: this run is not approved. From the one that {near['by']} approved at {near['at']} it differs in\n"
+        f"{told}\n  {cure}"
+    )
+
+
+def _differing(entry: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
+    from lmx.config.schema import effect_of
+
+    new, old = flatten(train_tree(tree)), entry["values"]
+    lines = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key, "(none)"), new.get(key, "(none)")
+        if before == after:
+            continue
+        try:
+            if effect_of(TrainConfig, key, tree) == "bookkeeping":
+                continue
+        except KeyError:
+            pass
+        lines.append(f"{key}: {before} -> {after}")
+    return lines
+
+
+def chips_of(config: Any) -> int:
+    """Chips of a launch, as far as its target or its mesh name them: the larger number of the two."""
+    axes = [n for n in config.mesh.axes.values() if isinstance(n, int)]
+    of_mesh = math.prod(axes)
+    target = config.target
+    shape, slices = getattr(target, "topology", None), getattr(target, "slices", getattr(target, "count", 1))
+    of_target = math.prod(int(n) for n in shape.split("x")) * slices if shape else 1
+    kind = re.fullmatch(r"(v\w+?)-(\d+)", getattr(target, "accelerator_type", None) or "")
+    if kind is not None:
+        cores = 2 if kind[1] in ("v2", "v3", "v4", "v5p") else 1
+        of_target = int(kind[2]) // cores * slices
+    hosts = getattr(target, "hosts", None) or [None]
+    processes = getattr(target, "processes", 1)
+    devices = getattr(target, "devices", None) or 1
+    return max(of_mesh, of_target, len(hosts) * processes * devices)

@@ -1,0 +1,45 @@
+"""The compiled tier of a review: the training step by the compiler of the topology, cached by its hash."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmx.config.errors import RequestError
+from lmx.run.compile import compile_program
+from lmx.run.compile_report import as_json
+from lmx.run.config import TrainConfig
+from lmx.run.review_config import Review
+from lmx.run.target import target_of
+from lmx.run.topology import devices_of, parse_topology
+
+
+def compiled(config: TrainConfig, *, asked: Review) -> dict[str, Any]:
+    """The report of `lmx compile` on the training step; RequestError for devices that nothing can compile for here."""
+    target = target_of(asked.topology, asked.slices, config.mesh)
+    if target.platform == "gpu":
+        raise RequestError(
+            f"tier=compiled: a program for {target} is compiled on such a GPU only; tier=fast needs none"
+        )
+    devices = devices_of(parse_topology(target.name), target.slices)
+    report = compile_program(
+        config, devices, topology=target.name, slices=target.slices, cache=asked.report_cache
+    )
+    return as_json(report)
+
+
+def add_compiled(doc: dict[str, Any], config: Review) -> None:
+    """Puts the report into the document, and its figures in place of the fast tier's, which stay beside them."""
+    report = compiled(config, asked=config)
+    values = doc["consequences"]
+    values["peak_bytes_per_device_fast"] = values["peak_bytes_per_device"]
+    values["peak_bytes_per_device"] = report["peak_bytes"]
+    values["headroom"] = report["headroom"]
+    sent: dict[str, int] = {}
+    for one in report["collectives"]:
+        sent[one["axes"]] = sent.get(one["axes"], 0) + one["bytes"]
+    values["collective_bytes_per_step"] = sum(sent.values())
+    doc["compiled"] = {**report, "collective_bytes": sent}
+    old = doc.get("against_consequences") or {}
+    for name in ("peak_bytes_per_device", "headroom", "collective_bytes_per_step"):
+        if isinstance(old.get(name), int | float) and values[name] is not None:
+            doc["differences"][name] = values[name] - old[name]

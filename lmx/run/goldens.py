@@ -1,0 +1,144 @@
+"""Goldens: what an experiment is and what follows from it, kept beside it as `plan.json`, and compared in CI."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmx.config.compose import Composer, tree_hash
+from lmx.config.errors import ConfigError, RequestError
+from lmx.config.schema import flatten
+from lmx.io.files import read_json, write_atomic
+from lmx.run.config import TrainConfig
+from lmx.run.review import Asked, Followed, follow, shown_tree, train_tree
+from lmx.run.sides import composer
+
+PLAN = "plan.json"
+EXACT = ("params_total", "params_active", "params_embedding", "tokens", "tokens_per_step", "steps", "devices")
+KEPT = (
+    *EXACT,
+    *("flops_per_token", "flops_total", "optimizer_state_bytes", "checkpoint_bytes", "peak_bytes_per_device"),
+    *("collective_bytes_per_step", "headroom"),
+)
+TOLERANCE = 0.005
+"""Relative difference of a computed figure that counts as none: rounding of other versions of JAX."""
+
+
+class Checked(NamedTuple):
+    """An experiment beside its golden; `lines` are what differs, in words; empty: nothing."""
+
+    name: str
+    lines: list[str]
+
+
+def plan_of(name: str, made: Composer[TrainConfig]) -> tuple[dict[str, Any], Followed]:
+    """The sparse golden of an experiment: values that are not the defaults, consequences, hash."""
+    composed, problems = made.check([f"experiment={name}"])
+    if composed is None:
+        raise ConfigError(problems, "review")
+    base, wrong = made.check([])
+    if base is None:
+        raise ConfigError(wrong, "review")
+    asked = Asked(None, None, None, {}, (), 0, 1, ())
+    found = follow(composed.config, asked, None)
+    values = shown_tree(train_tree(composed.tree), train_tree(base.tree))
+    plan: dict[str, Any] = {
+        "experiment": name,
+        "topology": str(found.outline.target),
+        "values": values,
+        "consequences": {key: found.found.values[key] for key in KEPT},
+    }
+    return {**plan, "hash": tree_hash(train_tree(composed.tree), TrainConfig)[:16]}, found
+
+
+def named(folder: Path, names: Sequence[str], made: Composer[TrainConfig]) -> list[str]:
+    """The experiments asked for, or all that have a folder with a golden; RequestError for one that does not exist."""
+    known = made.tree.options("experiment")
+    for name in names:
+        if name not in known:
+            raise RequestError(f"names={name}: there is no such experiment; there are {', '.join(known)}")
+    return list(names) or [path.parent.name for path in sorted(folder.glob(f"*/{PLAN}"))]
+
+
+def check(folder: Path, names: Sequence[str]) -> list[Checked]:
+    """Every experiment asked for beside its golden."""
+    made = composer()
+    found = []
+    for name in named(folder, names, made):
+        golden = read_json(folder / name / PLAN)
+        if not isinstance(golden, dict):
+            found.append(Checked(name, [f"{folder / name / PLAN} is missing or no JSON"]))
+            continue
+        if name not in made.tree.options("experiment"):
+            found.append(Checked(name, [f"conf/experiment/{name}.yaml is gone"]))
+            continue
+        plan, _ = plan_of(name, made)
+        found.append(Checked(name, differing(golden, plan)))
+    return found
+
+
+def differing(golden: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """What is not as in the golden: `key: old -> new`."""
+    old = flatten(golden.get("values", {})) | {
+        key: value for key, value in golden.items() if not isinstance(value, dict)
+    }
+    new = flatten(plan["values"]) | {key: value for key, value in plan.items() if not isinstance(value, dict)}
+    lines = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key, "(default)"), new.get(key, "(default)")
+        if before != after and key != "hash":
+            lines.append(f"{key}: {_text(before)} -> {_text(after)}")
+    was = golden.get("consequences", {})
+    for key, after in plan["consequences"].items():
+        before = was.get(key)
+        if not _same(key, before, after):
+            lines.append(f"{key}: {_text(before)} -> {_text(after)}")
+    if golden.get("hash") != plan["hash"] and not lines:
+        lines.append(f"hash: {golden.get('hash')} -> {plan['hash']} (a default that it uses has changed)")
+    return lines
+
+
+def _same(key: str, before: Any, after: Any) -> bool:
+    if key in EXACT or not isinstance(before, int | float) or not isinstance(after, int | float):
+        return before == after
+    return math.isclose(before, after, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def write(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Writes the goldens of the experiments asked for; those that say the same are left as they are."""
+    made = composer()
+    written = []
+    for name in named(folder, names, made):
+        plan, _ = plan_of(name, made)
+        path = folder / name / PLAN
+        old = read_json(path)
+        if isinstance(old, dict) and not differing(old, plan) and old.get("hash") == plan["hash"]:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+        written.append(path)
+    return written
+
+
+def code_hash() -> str:
+    """sha256 of the library's sources and of what it is installed with: two checkouts with one hash compute alike."""
+    from importlib import metadata
+
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    for name in ("jax", "jaxlib", "optax", "numpy", "grain", "orbax-checkpoint"):
+        try:
+            digest.update(f"{name} {metadata.version(name)}".encode())
+        except metadata.PackageNotFoundError:
+            digest.update(f"{name} none".encode())
+    return digest.hexdigest()[:32]
