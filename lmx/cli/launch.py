@@ -25,7 +25,12 @@ def run(composed: Any, run_dir: Path) -> None:
     tree = {key: value for key, value in composed.tree.items() if key not in OWN}
     hash_ = _hash(tree)
     with requests():
-        _approved(config, tree)
+        try:
+            _approved(config, tree)
+        except Exception:
+            if run_dir.is_dir() and not any(run_dir.iterdir()):
+                run_dir.rmdir()
+            raise
         if config.dry_run:
             _dry_run(composed, run_dir, tree)
             return

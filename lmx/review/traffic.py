@@ -56,7 +56,7 @@ def _of_parameter(
 ) -> dict[str, float]:
     """Gathers and scatters of one parameter, and sums of its gradient."""
     gradient = load.gradient_bytes
-    if param.is_matrix:  # its product is in the compute dtype, and so is the gradient until it is summed
+    if param.is_matrix:  # its product is in the compute dtype, and so is the gradient that is scattered
         gradient = min(load.gradient_bytes, load.compute_bytes)
     split = [a for axis in param.axes for a in split_axes(rules, axis) if sizes[a] > 1]
     exchanged = split_axes(rules, "experts") if "experts" in param.axes else ()
@@ -78,7 +78,7 @@ def _of_parameter(
     for name in batch:
         if name not in split:
             # A sum over a pod that follows a scatter has only the scattered part to sum.
-            sent = 2 * _ring(sizes[name]) * held * gradient
+            sent = 2 * _ring(sizes[name]) * held * load.gradient_bytes
             found[name] = found.get(name, 0.0) + sent
     return found
 

@@ -93,10 +93,10 @@ def _of_file(path: Path, **places: Any) -> Side:
         return Side(str(path), _plain(path), file_origins(path))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "experiment").mkdir()
-        shutil.copy(path, Path(folder) / "experiment" / "_reviewed.yaml")
+        shutil.copy(path, Path(folder) / "experiment" / "reviewed_file.yaml")
         made = composer(**{**places, "config_dir": folder})
-        found = composed_side(made, ["experiment=_reviewed"], str(path))
-        copied = os.path.join(folder, "experiment", "_reviewed.yaml")
+        found = composed_side(made, ["experiment=reviewed_file"], str(path))
+        copied = os.path.join(folder, "experiment", "reviewed_file.yaml")
         origins = {key: origin.replace(copied, str(path)) for key, origin in found.origins.items()}
     return found._replace(origins=origins)
 

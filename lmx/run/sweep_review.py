@@ -46,6 +46,7 @@ def preflight(
 ) -> dict[str, Any]:
     """A document of all points; `compiled` gives the report of a program where the compiled tier is asked for."""
     found = points_of(words)
+    alike = set.intersection(*(set(point.overrides) for point in found))
     seen: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
     programs: dict[str, dict[str, Any]] = {}
@@ -60,7 +61,10 @@ def preflight(
             say(f"compiling the program of {' '.join(point.overrides)}")
             programs[key] = compiled(config)
         programs.setdefault(key, {})
-        rows.append(_row(number, point, followed, asked, list(programs).index(key), programs[key]))
+        varied = [word for word in point.overrides if word not in alike]
+        rows.append(_row(number, varied, followed, list(programs).index(key), programs[key]))
+        if not rows[-1]["fits"]:
+            rows[-1]["fix"] = smallest_fix(followed, asked)
     rows.sort(key=lambda row: (row["program"], row["number"]))
     total = lambda name: None if any(r[name] is None for r in rows) else sum(r[name] for r in rows)
     return {
@@ -77,7 +81,7 @@ def preflight(
 
 
 def _row(
-    number: int, point: Point, followed: Followed, asked: Asked, program: int, report: dict[str, Any]
+    number: int, varied: list[str], followed: Followed, program: int, report: dict[str, Any]
 ) -> dict[str, Any]:
     values = followed.found.values
     hbm = values["hbm_bytes"]
@@ -86,13 +90,13 @@ def _row(
     offending = None if fits else _offending(followed, report)
     return {
         "number": number,
-        "overrides": point.overrides,
+        "overrides": varied,
         "program": program,
         "peak_bytes": peak,
         "hbm_bytes": hbm,
         "fits": fits,
         "offending": offending,
-        "fix": None if fits else smallest_fix(followed, asked),
+        "fix": None,
         "step_time": values["step_time"],
         "chip_hours": values["chip_hours"],
         "cost": values["cost"],
