@@ -188,7 +188,8 @@ def compile_program(
 ) -> Report:
     """Compiles one program and reports; from the cache where this very program was compiled before.
 
-    `look_inside`: whether buffers and collectives are wanted, also of a program that does not fit. RequestError where the configuration does not fit the devices.
+    `look_inside`: whether buffers and collectives are wanted, also of a program that does not fit.
+    RequestError where the configuration does not fit the devices.
     """
     parts = build_for(config, devices)
     chip = chip_of(str(devices[0].device_kind))
