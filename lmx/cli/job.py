@@ -193,11 +193,13 @@ def _execute(command: Command, arguments: list[str]) -> int:
 def _show(task: Task, flags: list[str], overrides: list[str]) -> int:
     """`--cfg`: Hydra shows what it composed, also where it does not hold; then come the problems."""
     from lmx.config.compose import Composer
+    from lmx.config.hardware import described
 
     composer = Composer(task.command.name, task.command.schema_class(), overrides=overrides, **task.places)
     _, problems = composer.check(overrides)
     try:
-        code = _enter(task, [*flags, *overrides])
+        with described(composer.devices(overrides)):
+            code = _enter(task, [*flags, *overrides])
     except Exception:
         if not problems:
             raise

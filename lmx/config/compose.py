@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,6 +23,7 @@ from lmx.config.errors import ConfigError, Problem
 from lmx.config.files import conf_dir
 from lmx.config.fixes import accepted, place
 from lmx.config.groups import Composition, compose_groups
+from lmx.config.hardware import described, devices_of_topology
 from lmx.config.near import nearest
 from lmx.config.origins import Origins, origins_of
 from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
@@ -125,14 +126,32 @@ class Composer(Generic[Schema]):
             fix = f"--config-name {meant}" if meant else None
             key = f"--config-name {self.place.primary}"
             raise ConfigError([Problem(key, message, fix=fix, kind="primary")], command)
-        self._compositions: dict[tuple[str, ...], Composition] = {}
+        self._compositions: dict[tuple[str | None, ...], Composition] = {}
 
-    def compose(self, groups: Sequence[str]) -> Composition:
-        """The tree before overrides of values; the same object for the same choices."""
-        key = tuple(groups)
+    def compose(self, groups: Sequence[str], devices: str | None = None) -> Composition:
+        """The tree before overrides of values; the same object for the same choices.
+
+        `devices`: those that options are chosen by; None: those here.
+        """
+        key = (devices, *groups)
         if key not in self._compositions:
-            self._compositions[key] = compose_groups(self.tree, groups)
+            with described(devices):
+                made = compose_groups(self.tree, groups)
+            self._compositions[key] = replace(made, list_defaults=_described(devices, made.list_defaults))
         return self._compositions[key]
+
+    def devices(self, overrides: Sequence[str]) -> str | None:
+        """The devices of `topology`, by which options are chosen; None where the command or its line has none."""
+        parsed, _ = parse_overrides(self.tree, overrides)
+        kinds, _ = sort_overrides(self.tree, parsed, self.compose(()).choices)
+        made = self.compose([o.input_line or "" for o in [*kinds.groups, *kinds.hydra]])
+        if "topology" not in self.schema.model_fields or made.cfg is None:
+            return None
+        cfg, _ = apply_values(made.cfg, kinds.values, self.schema)
+        told = OmegaConf.to_container(cfg, resolve=False)
+        assert isinstance(told, dict)
+        slices = told.get("slices")
+        return devices_of_topology(str(told.get("topology")), slices if isinstance(slices, int) else 1)
 
     def check(
         self, overrides: Sequence[str], job: Mapping[str, Any] | None = None
@@ -150,7 +169,8 @@ class Composer(Generic[Schema]):
             )
         kinds, wrong = sort_overrides(self.tree, parsed, base.choices)
         problems += wrong
-        composition = self.compose([o.input_line or "" for o in [*kinds.groups, *kinds.hydra]])
+        groups = [o.input_line or "" for o in [*kinds.groups, *kinds.hydra]]
+        composition = self.compose(groups, self.devices(overrides))
         if composition is not base:
             problems += composition.problems
         if composition.cfg is None:
@@ -186,7 +206,15 @@ class Composer(Generic[Schema]):
         return resolved._replace(tree=tree, problems=[p for p in resolved.problems if p.key not in filled])
 
     def of_job(self, cfg: DictConfig, overrides: Sequence[str]) -> Composed[Schema]:
-        """The configuration that Hydra composed for a job; ConfigError where it does not hold."""
+        """The configuration that Hydra composed for a job; ConfigError where it does not hold.
+
+        Hydra chooses by the devices here: where the command has a `topology`, it is composed again.
+        """
+        if "topology" in self.schema.model_fields:
+            composed, problems = self.check(overrides)
+            if composed is None:
+                raise ConfigError(problems, self.command)
+            return composed
         resolved = self._open(resolve(cfg))
         checked = validate(self.schema, resolved.tree)
         wrong = [*resolved.problems, *checked.problems, *self._faults(resolved.tree)]
@@ -201,6 +229,14 @@ class Composer(Generic[Schema]):
         return Composed(
             checked.config, plain(checked.config, resolved.tree), list(overrides), self.schema, find, self
         )
+
+
+def _described(devices: str | None, find: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
+    def found() -> list[Any]:
+        with described(devices):
+            return find()
+
+    return found
 
 
 def _origin_finder(tree: Tree, composition: Composition, kinds: Sorted) -> Callable[[], Origins]:

@@ -1,14 +1,51 @@
-"""Which accelerators a run will have, told without jax: from the environment, the kernel's files, and metadata."""
+"""Which accelerators a program is for, told without jax: those of a topology, or those that a run will have here.
+
+Of those here the environment tells, the kernel's files, and metadata.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/accelerator-type"
+COUNTED_BY_CORES = ("v4", "v5p", "tpu7x")
+"""Chips of two cores, whose slices are called by the number of cores: v5p-16 has 8 chips."""
+
+_described: ContextVar[str | None] = ContextVar("described", default=None)
+
+
+@contextmanager
+def described(devices: str | None) -> Iterator[None]:
+    """Inside, `devices_at_hand` says `devices`; None changes nothing."""
+    token = _described.set(devices or _described.get())
+    try:
+        yield
+    finally:
+        _described.reset(token)
+
+
+def devices_at_hand() -> str:
+    """The devices that a program is compiled for, where it is for others than those here; else `devices_here()`."""
+    return _described.get() or devices_here()
+
+
+def devices_of_topology(topology: str, slices: int) -> str | None:
+    """`2 x TPU v5p-128` for two slices of v5p:4x4x4, `8 x cpu` for cpu:8; None for what is no topology."""
+    match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", topology.strip().lower())
+    if match is None:
+        return None
+    count = math.prod(int(n) for n in match[2].split("x"))
+    if match[1] == "cpu":
+        return f"{count} x cpu"
+    name = f"TPU {match[1]}-{count * (2 if match[1] in COUNTED_BY_CORES else 1)}"
+    return name if slices == 1 else f"{slices} x {name}"
 
 
 def devices_here(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> str:

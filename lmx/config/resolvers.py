@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lmx.config.hardware import devices_here, preset_for
+from lmx.config.hardware import devices_at_hand, preset_for
 from lmx.config.types import parse_real, parse_whole
 
 Number = int | float
@@ -118,8 +118,8 @@ def choose(flag: Any, yes: Any, no: Any) -> Any:
 
 
 def by_device(*rules: Any) -> str:
-    """The option of the first pattern that is found in the name of the devices here (see `lmx.config.hardware`)."""
-    return preset_for(devices_here(), *rules)
+    """The option of the first pattern that is found in the name of the devices (see `lmx.config.hardware`)."""
+    return preset_for(devices_at_hand(), *rules)
 
 
 def token(length: Any = 4) -> str:

@@ -27,13 +27,24 @@ def stack(rows: Sequence[Batch]) -> Batch:
     return Batch(*columns)
 
 
-def _per_process(global_batch_size: int, process_count: int) -> int:
-    if global_batch_size % process_count:
-        raise ValueError(
-            f"trainer.global_batch_size={global_batch_size} cannot be split over {process_count} processes; "
-            f"set it to a multiple of {process_count}"
-        )
-    return global_batch_size // process_count
+class _Chosen:
+    """The same `rows` of each of a side's global batches of `size` rows, one batch after another."""
+
+    def __init__(self, side: grain.MapDataset, size: int, rows: Sequence[int] | None):
+        self.side, self.size = side, size
+        self.rows = range(size) if rows is None else tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self.side) // self.size * len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        step, place = divmod(index, len(self.rows))
+        return row(self.side, step * self.size + self.rows[place])
+
+
+def _batched(side: grain.MapDataset, size: int, rows: Sequence[int] | None) -> grain.MapDataset:
+    chosen = _Chosen(side, size, rows)
+    return grain.MapDataset.source(chosen).batch(len(chosen.rows), batch_fn=stack)
 
 
 def _iterate(batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
@@ -59,19 +70,15 @@ def batches(
     *,
     global_batch_size: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of steps `start_step`, `start_step` + 1, ...: rows [p B/n, (p+1) B/n) of each global batch,
-    numpy.
+    """Batches of steps `start_step`, `start_step` + 1, ...: of each global batch the given rows (None: all), numpy.
 
-    Example i of the side is row i mod B of step i // B, for any number of processes and workers; any step is
-    reached at once. `workers` 0 reads in a thread. Close the iterator when done with it.
+    Example i of the side is row i mod B of step i // B, whichever process reads it; any step is reached at once.
+    `workers` 0 reads in a thread. Close the iterator when done with it.
     """
-    rows = _per_process(global_batch_size, process_count)
-    found = side.batch(rows, drop_remainder=True, batch_fn=stack)
-    return _iterate(found[process_index::process_count][start_step:], workers)
+    return _iterate(_batched(side, global_batch_size, rows)[start_step:], workers)
 
 
 class _Spread:
@@ -94,20 +101,19 @@ def eval_batches(
     *,
     batch_size: int,
     max_batches: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """The evaluation side once, in batches of one shape; the last is filled with rows of weight 0.
+    """The evaluation side once, in batches of one shape, of each the given rows (None: all); the last is filled
+    with rows of weight 0.
 
     `max_batches`: only so many, their rows spread evenly over the side; null: all.
     """
-    rows = _per_process(batch_size, process_count)
     count = len(dataset.eval)
     if max_batches is not None:
         count = min(count, max_batches * batch_size)
     padded = -(-count // batch_size) * batch_size
     spread = grain.MapDataset.source(_Spread(dataset.eval, count, padded))
-    return _iterate(spread.batch(rows, batch_fn=stack)[process_index::process_count], 0)
+    return _iterate(_batched(spread, batch_size, rows), 0)
 
 
 def throughput(

@@ -175,8 +175,9 @@ class Module:
                 names[1].get(place.get("file_name_id")),
             )
             frames.append(Frame(str(file), int(place.get("line", 0)), str(function)))
-            parent = row.get("parent_frame_id", 0)
-            number = parent if parent != number else 0
+            number = (
+                row.get("parent_frame_id", 1) - 1
+            )  # counted from 1, where the numbers of frames have 0 for none
         return frames
 
     def _table(self, name: str) -> dict[Any, Any]:

@@ -37,12 +37,10 @@ def bench_train(config: BenchTrain) -> dict[str, Any]:
         parts = build(config, total_steps=total)
         state = make_state(config, parts)
     step = StepPrograms(config, parts, row(dataset.train, 0))
-    part = rows_of_process(parts.batch_sharding)
     stream = batches(
         dataset.train,
         global_batch_size=trainer.batch_sequences(),
-        process_index=part.index,
-        process_count=part.count,
+        rows=rows_of_process(parts.batch_sharding).rows(trainer.batch_sequences()),
         workers=trainer.data_workers,
     )
     wall, processor, losses, first = [], [], [], 0.0

@@ -25,6 +25,7 @@ from lmx.run.compile_config import Compile
 from lmx.run.config import TrainConfig
 from lmx.run.length import steps_or_none
 from lmx.run.programs import abstract_batch, compiler_options, lowered_step
+from lmx.run.refused import dump
 from lmx.run.topology import devices_of, parse_topology
 from lmx.sharding import links, spec, split_axes, ways
 from lmx.train.evaluate import make_eval_step
@@ -32,8 +33,6 @@ from lmx.types import Batch, Tree
 
 SOME_STEPS = 1000
 """Length of a run whose length only its data or the clock will tell; no size in a program follows from it."""
-WITHOUT_LIMIT = {"xla_tpu_max_hbm_size_mib": str(2**24)}
-"""Lets the compiler finish a program that does not fit, so that one can see what is in it."""
 
 
 class Report(NamedTuple):
@@ -186,8 +185,8 @@ def compile_program(
 ) -> Report:
     """Compiles one program and reports; from the cache where this very program was compiled before.
 
-    `look_inside`: whether buffers and collectives are wanted, also of a program that does not fit (which costs a
-    second compilation then). RequestError where the configuration does not fit the devices.
+    `look_inside`: whether buffers and collectives are wanted, also of a program that does not fit.
+    RequestError where the configuration does not fit the devices.
     """
     parts = build_for(config, devices)
     chip = chip_of(str(devices[0].device_kind))
@@ -228,28 +227,23 @@ class _Compiled(NamedTuple):
 def _compile(
     lowered: jax.stages.Lowered, parts: Parts, options: dict[str, Any], *, look_inside: bool
 ) -> _Compiled:
-    began = time.perf_counter()
-    needed, compiled = None, None
-    try:
-        compiled = lowered.compile(compiler_options=options or None)
-    except jax.errors.JaxRuntimeError as error:
-        if not does_not_fit(error):
-            raise
-        needed = needed_bytes(str(error)) or 0
-    taken = time.perf_counter() - began
-    if compiled is None and look_inside:
-        try:
-            compiled = lowered.compile(compiler_options=options | WITHOUT_LIMIT)
-        except jax.errors.JaxRuntimeError:
-            return _Compiled(None, needed, None, taken)
-    if compiled is None:
-        return _Compiled(None, needed, None, taken)
-    found = None
+    device = parts.mesh.devices.flat[0]
     # The text of a program for TPU7x brings the process down.
-    if look_inside and "TPU7x" not in str(parts.mesh.devices.flat[0].device_kind):
-        found = read_program(compiled.as_text() or "", dict(parts.mesh.shape))
-    platform = parts.mesh.devices.flat[0].platform
-    return _Compiled(memory_of(compiled, platform), needed, found, taken)
+    inside = look_inside and "TPU7x" not in str(device.device_kind)
+    sizes = dict(parts.mesh.shape)
+    with dump(wanted=inside and device.platform == "tpu") as written:
+        began = time.perf_counter()
+        try:
+            compiled = lowered.compile(compiler_options=(options | written.options) or None)
+        except jax.errors.JaxRuntimeError as error:
+            if not does_not_fit(error):
+                raise
+            taken, text = time.perf_counter() - began, written.program()
+            found = None if text is None else read_program(text, sizes)
+            return _Compiled(written.memory(), needed_bytes(str(error)) or 0, found, taken)
+        taken = time.perf_counter() - began
+    found = read_program(compiled.as_text() or "", sizes) if inside else None
+    return _Compiled(memory_of(compiled, device.platform), None, found, taken)
 
 
 class _Cache:

@@ -51,13 +51,12 @@ class Judge:
     def evaluate(self, state: TrainState) -> Evaluation:
         """Loss and bits per byte over the evaluation split, or the configured part of it."""
         trainer = self.config.trainer
-        limit, part = trainer.eval_sequences, rows_of_process(self.parts.batch_sharding)
+        limit = trainer.eval_sequences
         stream = eval_batches(
             self.dataset,
             batch_size=trainer.eval_batch_size,
             max_batches=None if limit is None else -(-limit // trainer.eval_batch_size),
-            process_index=part.index,
-            process_count=part.count,
+            rows=rows_of_process(self.parts.batch_sharding).rows(trainer.eval_batch_size),
         )
         on_devices = (to_devices(batch, self.parts.batch_sharding) for batch in stream)
         return evaluate(self._loss, self._params(state), on_devices)

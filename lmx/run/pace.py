@@ -76,13 +76,12 @@ def measure(config: TrainConfig, dataset: Any, tokenizer: Any) -> tuple[float, f
     parts = build(config, total_steps=_ENDLESS)
     program = StepPrograms(config, parts, row(dataset.train, 0))
     judge = Judge(config, parts, tokenizer, dataset)
-    state, part = make_state(config, parts), rows_of_process(parts.batch_sharding)
+    state = make_state(config, parts)
     stream = batches(
         dataset.train,
         global_batch_size=trainer.batch_sequences(),
         start_step=0,
-        process_index=part.index,
-        process_count=part.count,
+        rows=rows_of_process(parts.batch_sharding).rows(trainer.batch_sequences()),
         workers=0,
     )
     times: list[float] = []

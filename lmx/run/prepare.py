@@ -19,7 +19,6 @@ from lmx.run.judge import Judge
 from lmx.run.length import total_steps
 from lmx.run.pace import with_steps
 from lmx.run.programs import StepPrograms
-from lmx.sharding.rows import rows_of_process
 from lmx.types import TrainState
 
 
@@ -60,7 +59,6 @@ def prepare(composed: Any, run_path: Path, *, resume: bool) -> Ready:
             epoch = reading.result()[1].examples_per_epoch if config.trainer.epochs else 0
             total = total_steps(config.trainer, examples_per_epoch=epoch)
             parts = build(config, total_steps=total)
-            rows_of_process(parts.batch_sharding)  # says so where a process could not read its rows
             tokenizer, dataset = reading.result()
             step_program = StepPrograms(config, parts, row(dataset.train, 0))
             state = None if resume else make_state(config, parts)

@@ -139,14 +139,12 @@ class Run:
         trainer = self.config.trainer
         until = None if trainer.duration is None else time.perf_counter() + trainer.duration
         out_of_time = lambda: until is not None and time.perf_counter() > until
-        part = rows_of_process(self.parts.batch_sharding)
         polled = itertools.count(self.start + 1)
         stream = batches(
             self.dataset.train,
             global_batch_size=trainer.batch_sequences(),
             start_step=self.start,
-            process_index=part.index,
-            process_count=part.count,
+            rows=rows_of_process(self.parts.batch_sharding).rows(trainer.batch_sequences()),
             workers=trainer.data_workers,
         )
         try:

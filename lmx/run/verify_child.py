@@ -134,8 +134,7 @@ class Runner:
             stream = batches(
                 dataset.train,
                 global_batch_size=trainer.batch_sequences(),
-                process_index=part.index,
-                process_count=part.count,
+                rows=part.rows(trainer.batch_sequences()),
             )
             self._datasets[key] = list(itertools.islice(stream, self.steps))
             stream.close()  # type: ignore[attr-defined]

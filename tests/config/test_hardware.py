@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lmx.config.compose import load
-from lmx.config.hardware import devices_here, preset_for
+from lmx.config.hardware import described, devices_at_hand, devices_here, devices_of_topology, preset_for
+from lmx.run.compile_config import Compile
 from lmx.run.config import TrainConfig
 from tests.support import CONF
 
@@ -69,6 +70,35 @@ def test_auto_is_the_preset_of_the_devices(environment, preset, dtype, monkeypat
     config = load("train", ["mesh=auto"], schema=TrainConfig).config
     assert config.mesh.preset == preset
     assert config.trainer.compute_dtype == dtype
+
+
+def test_a_topology_is_called_as_its_accelerator_type():
+    assert devices_of_topology("v5p:2x2x2", 1) == "TPU v5p-16"
+    assert devices_of_topology("v6e:16x16", 4) == "4 x TPU v6e-256"
+    assert devices_of_topology("cpu:8", 1) == "8 x cpu"
+    assert devices_of_topology("???", 1) is None
+    with described("TPU v5p-16"):
+        assert devices_at_hand() == "TPU v5p-16"
+    assert devices_at_hand() == devices_here()
+
+
+@pytest.mark.parametrize(
+    ("topology", "preset", "axes"),
+    [
+        (["topology=v5p:4x4x4"], "v5p_128", {"fsdp": 64}),
+        (["topology=v6e:16x16", "slices=4"], "v6e_256_4", {"slice": 4, "fsdp": 256}),
+        (["topology=v6e:4x4", "slices=2"], "slices", {"slice": "slices", "fsdp": "auto"}),
+        (["topology=cpu:1"], None, {"data": 1}),
+    ],
+)
+def test_auto_is_the_preset_of_the_topology(topology, preset, axes, monkeypatch):
+    """Whatever is here; also on the way that a command takes, where Hydra has composed for the devices here."""
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5p-256")
+    composed = load("compile", ["mesh=auto", *topology], schema=Compile)
+    assert (composed.config.mesh.preset, composed.config.mesh.axes) == (preset, axes)
+    assert composed.composer is not None
+    again = composed.composer.of_job(None, ["mesh=auto", *topology])
+    assert again.config.mesh == composed.config.mesh
 
 
 PRESETS = sorted(p.stem for p in (CONF / "mesh").glob("[a-z]*.yaml") if "preset: " in p.read_text())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lmx.data.loader import batches, eval_batches, stack, throughput
+from lmx.sharding.rows import RowParts
 from lmx.types import Batch
 from tests.data import byte_tokenizer, data_config
 
@@ -48,6 +49,10 @@ def same(a: Batch, b: Batch) -> bool:
     return all((x is None and y is None) or np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def rows_of(host: int, hosts: int, size: int = B) -> list[int]:
+    return RowParts((host,), hosts).rows(size)
+
+
 def joined(parts: list[Batch]) -> Batch:
     return Batch(*(None if c[0] is None else np.concatenate(c) for c in zip(*parts, strict=True)))
 
@@ -57,7 +62,7 @@ def joined(parts: list[Batch]) -> Batch:
 def test_any_number_of_hosts_reads_the_same_global_batches(corpus, packing, hosts):
     side = build(corpus, packing=packing).train
     alone = take(side, 5)
-    parts = [take(side, 5, process_index=p, process_count=hosts) for p in range(hosts)]
+    parts = [take(side, 5, rows=rows_of(p, hosts)) for p in range(hosts)]
     for step in range(5):
         assert same(alone[step], joined([part[step] for part in parts]))
 
@@ -69,7 +74,7 @@ def test_an_epoch_holds_every_row_once(corpus, hosts):
     n = dataset.examples_per_epoch
     seen: Counter[bytes] = Counter()
     for p in range(hosts):
-        for batch in take(dataset.train, n, process_index=p, process_count=hosts):
+        for batch in take(dataset.train, n, rows=rows_of(p, hosts)):
             seen.update(row.tobytes() for row in batch.tokens)
     rows = Counter(dataset.train[i].tokens.tobytes() for i in range(n))
     assert sum(rows.values()) == n
@@ -126,20 +131,21 @@ def test_random_windows_are_contiguous_and_differ(corpus):
     )
 
 
-def test_batch_size_must_split_over_the_hosts(corpus):
-    with pytest.raises(
-        ValueError, match="global_batch_size=8 cannot be split over 3 processes; set it to a multiple of 3"
-    ):
-        batches(build(corpus).train, global_batch_size=8, process_count=3)
+def test_any_rows_of_each_global_batch_are_read(corpus):
+    side = build(corpus).train
+    rows = RowParts((0, 3), 4).rows(B)
+    assert rows == [0, 1, 6, 7]
+    for workers in (0, 1):
+        mine = take(side, 4, rows=rows, start_step=2, workers=workers)
+        for part, whole in zip(mine, take(side, 4, start_step=2), strict=True):
+            assert same(part, Batch(*(None if a is None else a[rows] for a in whole)))
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_evaluation_reads_every_row_once_in_one_shape(corpus, packing, hosts):
     dataset = build(corpus, packing=packing)
-    parts = [
-        list(eval_batches(dataset, batch_size=4, process_index=p, process_count=hosts)) for p in range(hosts)
-    ]
+    parts = [list(eval_batches(dataset, batch_size=4, rows=rows_of(p, hosts, size=4))) for p in range(hosts)]
     whole = [joined([part[i] for part in parts]) for i in range(len(parts[0]))]
     assert {b.tokens.shape for b in whole} == {(4, T)}
     rows = joined(whole)

@@ -247,3 +247,42 @@ def test_the_variable_of_a_statement_over_several_lines(tmp_path):
 )
 def test_what_the_compiler_wanted(message, expected):
     assert needed_bytes(message) == expected
+
+
+CALLS = """HloModule jit_outer, is_scheduled=true
+
+FileNames
+1 "/place/of/file.py"
+
+FunctionNames
+1 "<module>"
+2 "outer"
+3 "middle"
+4 "inner"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=9 end_line=9 column=2 end_column=65}
+2 {file_name_id=1 function_name_id=2 line=8 end_line=8 column=11 end_column=14}
+3 {file_name_id=1 function_name_id=2 line=7 end_line=7 column=8 end_column=17}
+4 {file_name_id=1 function_name_id=3 line=5 end_line=5 column=11 end_column=21}
+5 {file_name_id=1 function_name_id=4 line=3 end_line=3 column=11 end_column=21}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=2}
+3 {file_location_id=3 parent_frame_id=2}
+4 {file_location_id=4 parent_frame_id=4}
+5 {file_location_id=5 parent_frame_id=5}
+
+ENTRY %main.1 (x.1: f32[64,64]) -> f32[64,64] {
+  %x.1 = f32[64,64]{1,0} parameter(0), metadata={op_name="x"}
+  ROOT %sine.1 = f32[64,64]{1,0} sine(%x.1), metadata={op_name="jit(outer)/sin" stack_frame_id=5}
+}
+"""
+
+
+def test_who_called_what_made_a_value():
+    """As XLA writes it for `inner` called by `middle` in line 5, that by `outer` in line 7, that by line 9."""
+    module = parse(CALLS)
+    stack = [(frame.function, frame.line) for frame in module.stack(module.entry.root)]
+    assert stack == [("inner", 3), ("middle", 5), ("outer", 7), ("<module>", 9)]

@@ -137,9 +137,13 @@ def losses(folder):
 
 
 def test_two_processes_equal_one_stop_together_and_go_on_as_another_number(tmp_path):
-    """2 x 2 devices, stopped by a SIGTERM to one of them, then 1 x 4: the losses of 1 x 4 throughout."""
+    """2 x 2 devices, stopped by a SIGTERM to one of them, then 1 x 4: the losses of 1 x 4 throughout.
+
+    The rows of a process are not neighbours in a batch: 0 and 2 of four parts, and 1 and 3.
+    """
     run, whole = tmp_path / "run", tmp_path / "whole"
-    endless = [*SMALL, "trainer.steps=100000", f"hydra.run.dir={run}"]
+    mesh = ["mesh=hsdp", "mesh.rules.batch=[fsdp,replica]"]
+    endless = [*(m for m in SMALL if m != "mesh=fsdp"), *mesh, "trainer.steps=100000", f"hydra.run.dir={run}"]
     pair = start(endless, 2, 2)
     while not (run / "metrics.jsonl").exists() or len(losses(run)) < 3:
         assert all(p.poll() is None for p in pair), ended(pair)
