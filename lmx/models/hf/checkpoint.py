@@ -57,7 +57,7 @@ def load_params(
         bound = bind(found.family.tensors_of(config), config, specs)
     except ValueError as error:
         raise RequestError(f"{folder}: a checkpoint of {found.family.model_type} {error}") from None
-    ignored = found.family.ignored
+    ignored = found.family.ignored_of(found.raw)
     if config.tie_embeddings and found.config.tie_embeddings:
         head = next((n for n in entries if n == "lm_head.weight"), None)
         embedding = next((b.name for b in bound if b.held[0].path == "embedding.tokens"), None)

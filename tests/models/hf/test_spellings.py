@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from lmx.config.errors import RequestError
+from lmx.models.hf.families import FAMILIES
 from lmx.models.hf.read import parse_config
 
 SIZES = {
@@ -64,3 +67,29 @@ def test_ropes_by_layer_type_that_agree_or_not():
         read(**sizes, rope_parameters=nested, rope_theta=5e5)
     with pytest.raises(RequestError, match="rope_local_base_freq"):
         read(**sizes, rope_parameters=nested, rope_local_base_freq=5e3)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "mixtral", "phi3", "starcoder2", "qwen2", "qwen3"])
+def test_layer_types_that_say_what_is_built(family):
+    sizes = {"family": family} | ({} if family == "llama" else {"sliding_window": None})
+    assert read(**sizes, layer_types=[FULL, FULL]) == read(**sizes)
+    with pytest.raises(RequestError, match="layer_types"):
+        read(**sizes, layer_types=[FULL, SLIDING])
+    with pytest.raises(RequestError, match="layer_types"):
+        read(**sizes, layer_types=[FULL])
+
+
+def test_layer_types_that_agree_with_the_window():
+    assert read("mistral", sliding_window=8, layer_types=[SLIDING] * 2) == read("mistral", sliding_window=8)
+    with pytest.raises(RequestError, match="layer_types"):
+        read("mistral", sliding_window=8, layer_types=[SLIDING, FULL])
+
+
+def test_layers_that_predict_further_tokens_are_passed_over():
+    def passed(**keys):
+        patterns = FAMILIES["deepseek_v3"].ignored_of({**SIZES, **keys})
+        return [i for i in range(5) if any(re.fullmatch(p, f"model.layers.{i}.mlp.x") for p in patterns)]
+
+    assert passed() == []
+    assert passed(num_nextn_predict_layers=1) == [2]
+    assert passed(num_nextn_predict_layers=2) == [2, 3]
