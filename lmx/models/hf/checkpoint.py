@@ -52,7 +52,9 @@ def load_params(
     entries = _entries(folder, found.family)
     quantised = found.raw.get("quantization_config")
     if quantised is not None:
-        entries = found.family.quantised[quantised["quant_method"]](entries, folder)
+        entries = found.family.quantised[quantised["quant_method"]](entries, quantised, folder)
+    if found.family.fold is not None:
+        entries = found.family.fold(found.raw, entries)
     try:
         bound = bind(found.family.tensors_of(config), config, specs)
     except ValueError as error:

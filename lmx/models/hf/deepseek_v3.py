@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lmx.io.fp8 import join_scales
 from lmx.models.config import Decoder
 from lmx.models.hf.deepseek import deepseek_fields, groups, tensors_of, write_deepseek
 from lmx.models.hf.family import BUFFERS, Family
@@ -49,4 +50,5 @@ FAMILY = Family(
     _write,
     tensors_of,
     ignored=_ignored,
+    quantised={"fp8": join_scales},
 )

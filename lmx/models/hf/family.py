@@ -28,7 +28,9 @@ class Family(NamedTuple):
     tensors       which tensors hold which parameters; a function of the Decoder where that depends on it
     prefix        what names start with, which some checkpoints leave off
     ignored       patterns of tensors that hold no parameters (buffers), or a function from the keys of config.json to them
-    quantised     `quant_method` of a quantization_config -> what makes plain tensors of a checkpoint's (name -> Entry)
+    quantised     `quant_method` of a quantization_config -> what makes plain tensors of a checkpoint's (name -> Entry),
+                  the quantization_config and the directory
+    fold          from config.json and a checkpoint's tensors to those with factors of config.json multiplied in
     """
 
     model_type: str
@@ -38,7 +40,10 @@ class Family(NamedTuple):
     tensors: tuple[Tensor, ...] | Callable[[Decoder], tuple[Tensor, ...]]
     prefix: str = "model."
     ignored: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = (BUFFERS,)
-    quantised: Mapping[str, Callable[[Mapping[str, Any], Any], dict[str, Any]]] = MappingProxyType({})
+    quantised: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any], Any], dict[str, Any]]] = (
+        MappingProxyType({})
+    )
+    fold: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
 
     def tensors_of(self, config: Decoder) -> tuple[Tensor, ...]:
         """`tensors` for one model."""
