@@ -1,4 +1,4 @@
-"""Published ranks of tiktoken, which a file of ranks does not say the name of: how they cut text, and their specials."""
+"""Published ranks of tiktoken, recognised by what they are: how they cut text, and their special tokens."""
 
 from __future__ import annotations
 

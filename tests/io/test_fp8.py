@@ -29,7 +29,9 @@ def made(rows, columns, block=(4, 6)):
 @pytest.mark.parametrize(("rows", "columns"), [(8, 12), (9, 13), (3, 5), (7, 6), (4, 20)])
 def test_every_span_of_rows(tmp_path, rows, columns):
     values, factors = made(rows, columns)
-    entries = write(tmp_path, {"x.weight": values, "x.weight_scale_inv": factors, "y": np.ones(3, np.float32)})
+    entries = write(
+        tmp_path, {"x.weight": values, "x.weight_scale_inv": factors, "y": np.ones(3, np.float32)}
+    )
     found = join_scales(entries, SETTINGS, tmp_path)
     assert sorted(found) == ["x.weight", "y"]
     assert found["x.weight"].shape == (rows, columns)

@@ -12,7 +12,6 @@ from lmx.models.hf.fields import NEUTRAL, merge
 from lmx.models.hf.keys import Keys, activation_name
 from lmx.models.hf.rope import read_ropes, write_one
 
-
 BUFFERS = r".*rotary_emb\.inv_freq"
 """Tensors that older releases wrote although they follow from config.json."""
 
@@ -27,7 +26,7 @@ class Family(NamedTuple):
                   read again and compared
     tensors       which tensors hold which parameters; a function of the Decoder where that depends on it
     prefix        what names start with, which some checkpoints leave off
-    ignored       patterns of tensors that hold no parameters (buffers), or a function from the keys of config.json to them
+    ignored       patterns of tensors that hold no parameters (buffers); a function of config.json where that decides
     quantised     `quant_method` of a quantization_config -> what makes plain tensors of a checkpoint's (name -> Entry),
                   the quantization_config and the directory
     fold          from config.json and a checkpoint's tensors to those with factors of config.json multiplied in

@@ -66,6 +66,4 @@ def test_blocks_and_factors_are_the_values_written_out(tmp_path):
     packed["model.layers.2.eh_proj.weight"] = np.zeros((4, 4), np.float32)  # predicts further tokens
     write(tmp_path / "plain", plain)
     write(tmp_path / "packed", packed, quantization_config=FP8)
-    jax.tree.map(
-        np.testing.assert_array_equal, load(tmp_path / "plain")[2], load(tmp_path / "packed")[2]
-    )
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "plain")[2], load(tmp_path / "packed")[2])
