@@ -119,8 +119,8 @@ class PretrainedRanks(TiktokenTokenizer):
         self.eos_ids = _ids(ids) or (() if self.eos_id is None else (self.eos_id,))
         first: int | None = self.eos_ids[0] if self.eos_ids else None
         self.eos_id: int | None = first if self.eos_id is None else self.eos_id
-        begins = told.get("add_bos_token", known.bos is not None) and self.bos_id is not None
-        self._begin = [self.bos_id] if begins else []
+        begins = told.get("add_bos_token", known.bos is not None)
+        self._begin = [self.bos_id] if begins and self.bos_id is not None else []
         self.template = _template(folder, told, self.special_tokens)
 
     def encode_prompt(self, text: str) -> np.ndarray:
