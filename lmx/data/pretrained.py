@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from lmx.data.chat import Template
+from lmx.data.published_ranks import recognise
 from lmx.data.tokenizers import (
     HuggingFaceTokenizer,
     TiktokenTokenizer,
@@ -18,12 +19,6 @@ from lmx.data.tokenizers import (
     fingerprint,
     load_ranks,
 )
-
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-"""How Llama 3 cuts text into words (Dubey et al. 2024)."""
 
 _SPECIALS = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 
@@ -94,7 +89,8 @@ class PretrainedTokenizer(HuggingFaceTokenizer):
 
 
 class PretrainedRanks(TiktokenTokenizer):
-    """The ranks of tiktoken in a directory, cut as Llama 3's are; special tokens from tokenizer_config.json.
+    """The ranks of tiktoken in a directory, cut as those that published them cut; special tokens from
+    tokenizer_config.json, else those of the publishers.
 
     Attributes as of `PretrainedTokenizer`.
     """
@@ -102,16 +98,20 @@ class PretrainedRanks(TiktokenTokenizer):
     def __init__(self, folder: Path, file: Path, *, vocab_size: int):
         told = _json(folder / "tokenizer_config.json")
         listed = told.get("added_tokens_decoder") or {}
-        specials = {_text(token): int(i) for i, token in listed.items()}
+        ranks = load_ranks(str(file))
+        known = recognise(ranks, file)
+        specials = {_text(token): int(i) for i, token in listed.items()} or known.specials
         self.special_tokens = {
             f"{kind}_token": _text(told[f"{kind}_token"])
             for kind in _SPECIALS
             if told.get(f"{kind}_token") is not None
         }
+        for kind, text in (("bos", known.bos), ("eos", known.eos)):
+            if f"{kind}_token" not in told and text in specials:
+                self.special_tokens[f"{kind}_token"] = text
         eos, bos = (self.special_tokens.get(f"{kind}_token") for kind in ("eos", "bos"))
-        ranks = load_ranks(str(file))
         super().__init__(
-            ranks, _LLAMA3, specials=specials, vocab_size=vocab_size, eos=eos, bos=bos, name=str(file)
+            ranks, known.pattern, specials=specials, vocab_size=vocab_size, eos=eos, bos=bos, name=str(file)
         )
         self.folder = folder
         self.generation = _json(folder / "generation_config.json")
@@ -119,7 +119,8 @@ class PretrainedRanks(TiktokenTokenizer):
         self.eos_ids = _ids(ids) or (() if self.eos_id is None else (self.eos_id,))
         first: int | None = self.eos_ids[0] if self.eos_ids else None
         self.eos_id: int | None = first if self.eos_id is None else self.eos_id
-        self._begin = [self.bos_id] if told.get("add_bos_token", True) and self.bos_id is not None else []
+        begins = told.get("add_bos_token", known.bos is not None)
+        self._begin = [self.bos_id] if begins and self.bos_id is not None else []
         self.template = _template(folder, told, self.special_tokens)
 
     def encode_prompt(self, text: str) -> np.ndarray:

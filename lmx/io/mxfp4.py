@@ -59,8 +59,12 @@ class Mxfp4(NamedTuple):
         return np.concatenate([part.swapaxes(1, 2).astype(self.dtype) for part in parts])
 
 
-def join_blocks(entries: Mapping[str, Any], where: Any) -> dict[str, Any]:
-    """The tensors of a checkpoint, each pair of blocks and scales as one; RequestError where half of one is missing."""
+def join_blocks(entries: Mapping[str, Any], settings: Mapping[str, Any], where: Any) -> dict[str, Any]:
+    """The tensors of a checkpoint, each pair of blocks and scales as one; RequestError where half of one is missing.
+
+    `settings` is its quantization_config, of which nothing changes how they are read.
+    """
+    del settings
     found: dict[str, Any] = {}
     for name, entry in entries.items():
         base = name.removesuffix("_blocks")

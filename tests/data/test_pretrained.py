@@ -6,16 +6,20 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from lmx.data.chat import Template
 from lmx.data.huggingface_files import byte_level, write_tokenizer
 from lmx.data.pretrained import IdsOnly, PretrainedTokenizer, open_tokenizer
+from lmx.data.published_ranks import PUBLISHED
 from lmx.data.tokenizer_config import Bytes
-from tests.support import ROOT
+from tests.support import CONF, ROOT
 
 FIXTURES = ROOT.parent / "shared" / "parity" / "tokenizers"
 NAMES = ["bytelevel_chatml", "sentencepiece_llama"]
 
+RANKS = ROOT.parent / "shared" / "data" / "tokenizers"
+needs_ranks = pytest.mark.skipif(not RANKS.is_dir(), reason="the published ranks are not here")
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="the parity fixtures are not here")
 
 
@@ -148,23 +152,42 @@ def test_ranks_are_written_for_the_other_library():
     assert np.asarray(theirs.encode("<end>").ids).tolist() == [300]
 
 
-def test_ranks_in_a_directory(tmp_path):
+@needs_ranks
+def test_published_ranks_in_a_directory(tmp_path):
     pytest.importorskip("tiktoken")
+    shutil.copyfile(RANKS / "llama3.tiktoken", tmp_path / "tokenizer.model")
+    alone = open_tokenizer(str(tmp_path), vocab_size=128256)
+    assert alone.encode_prompt("12345").tolist() == [128000, *alone.encode("123"), *alone.encode("45")]
+    assert (alone.eos_ids, len(alone.specials)) == ((128001,), 256)
+    assert alone.specials["<|eot_id|>"] == 128009
+    assert alone.specials["<|reserved_special_token_247|>"] == 128255
+    template = "{{ bos_token }}{{ messages[0].content }}"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [128001, 128009]}')
+    tokenizer = open_tokenizer(str(tmp_path), vocab_size=128256)
+    assert tokenizer.eos_ids == (128001, 128009)
+    assert tokenizer.render_chat([{"content": "hi"}], add_generation_prompt=True) == "<|begin_of_text|>hi"
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    shutil.copyfile(RANKS / "gpt2.tiktoken", folder / "gpt2.tiktoken")
+    tokenizer = open_tokenizer(str(folder), vocab_size=50257)
+    assert tokenizer.encode_prompt("Hello world 12345").tolist() == [15496, 995, 17031, 2231]
+    assert tokenizer.eos_ids == (50256,)
+
+
+@pytest.mark.parametrize("known", PUBLISHED.values())
+def test_published_ranks_are_cut_as_the_options_cut(known):
+    name = "gpt2" if known.bos is None else "llama3"
+    option = yaml.safe_load((CONF / "tokenizer" / f"{name}.yaml").read_text())
+    assert (known.pattern, known.bos, known.eos) == (option["pattern"], option["bos"], option["eos"])
+    assert option["specials"].items() <= known.specials.items()
+
+
+def test_ranks_of_no_known_pattern_are_refused(tmp_path):
     lines = [base64.b64encode(bytes([b])) + b" %d" % b for b in range(256)]
-    lines.append(base64.b64encode(b"he") + b" 256")
     (tmp_path / "tokenizer.model").write_bytes(b"\n".join(lines))
-    told = {
-        "bos_token": "<begin>",
-        "eos_token": "<end>",
-        "added_tokens_decoder": {"257": {"content": "<begin>"}, "258": {"content": "<end>"}},
-        "chat_template": "{{ bos_token }}{{ messages[0].content }}",
-    }
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
-    tokenizer = open_tokenizer(str(tmp_path), vocab_size=260)
-    assert tokenizer.encode_prompt("hex").tolist() == [257, 256, ord("x")]
-    assert tokenizer.eos_ids == (258,)
-    assert tokenizer.decode([256, ord("!")]) == "he!"
-    assert tokenizer.render_chat([{"content": "hi"}], add_generation_prompt=True) == "<begin>hi"
+    with pytest.raises(ValueError, match=r"256 ranks that are neither(.|\n)*tokenizer=tiktoken"):
+        open_tokenizer(str(tmp_path), vocab_size=260)
 
 
 def test_sentencepiece_alone_is_refused(tmp_path):

@@ -39,10 +39,10 @@ def test_pairs_are_read_as_one_tensor(tmp_path):
         shard_bytes=1 << 20,
     )
     entries = find_tensors(tmp_path)
-    found = join_blocks(entries, tmp_path)
+    found = join_blocks(entries, {}, tmp_path)
     assert sorted(found) == ["other", "x"]
     assert found["x"].shape == (3, 64, 6)
     want = decode(blocks, scales).swapaxes(1, 2)
     np.testing.assert_array_equal(found["x"].rows(1, 3).astype(np.float32), want[1:])
     with pytest.raises(RequestError, match="x_scales"):
-        join_blocks({name: e for name, e in entries.items() if name != "x_scales"}, tmp_path)
+        join_blocks({name: e for name, e in entries.items() if name != "x_scales"}, {}, tmp_path)

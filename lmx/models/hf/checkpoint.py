@@ -52,12 +52,14 @@ def load_params(
     entries = _entries(folder, found.family)
     quantised = found.raw.get("quantization_config")
     if quantised is not None:
-        entries = found.family.quantised[quantised["quant_method"]](entries, folder)
+        entries = found.family.quantised[quantised["quant_method"]](entries, quantised, folder)
+    if found.family.fold is not None:
+        entries = found.family.fold(found.raw, entries)
     try:
         bound = bind(found.family.tensors_of(config), config, specs)
     except ValueError as error:
         raise RequestError(f"{folder}: a checkpoint of {found.family.model_type} {error}") from None
-    ignored = found.family.ignored
+    ignored = found.family.ignored_of(found.raw)
     if config.tie_embeddings and found.config.tie_embeddings:
         head = next((n for n in entries if n == "lm_head.weight"), None)
         embedding = next((b.name for b in bound if b.held[0].path == "embedding.tokens"), None)

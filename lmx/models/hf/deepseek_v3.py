@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from lmx.io.fp8 import join_scales
 from lmx.models.config import Decoder
 from lmx.models.hf.deepseek import deepseek_fields, groups, tensors_of, write_deepseek
-from lmx.models.hf.family import Family
+from lmx.models.hf.family import BUFFERS, Family
 from lmx.models.hf.keys import Keys
 
 
@@ -34,12 +36,19 @@ def _write(config: Decoder) -> dict[str, Any]:
     }
 
 
+def _ignored(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Layers after the last predict tokens further on (arXiv:2412.19437, 2.2) and play no part in the logits."""
+    first = raw["num_hidden_layers"]
+    further = range(first, first + (raw.get("num_nextn_predict_layers") or 0))
+    return (BUFFERS, *(rf"model\.layers\.{i}\..*" for i in further))
+
+
 FAMILY = Family(
     "deepseek_v3",
     "DeepseekV3ForCausalLM",
     _read,
     _write,
     tensors_of,
-    # Published weights carry a 62nd layer, which predicts a second token and plays no part in the logits.
-    ignored=(r".*rotary_emb\.inv_freq", r"model\.layers\.61\..*"),
+    ignored=_ignored,
+    quantised={"fp8": join_scales},
 )

@@ -12,6 +12,9 @@ from lmx.models.hf.fields import NEUTRAL, merge
 from lmx.models.hf.keys import Keys, activation_name
 from lmx.models.hf.rope import read_ropes, write_one
 
+BUFFERS = r".*rotary_emb\.inv_freq"
+"""Tensors that older releases wrote although they follow from config.json."""
+
 
 class Family(NamedTuple):
     """A family of checkpoints.
@@ -23,8 +26,10 @@ class Family(NamedTuple):
                   read again and compared
     tensors       which tensors hold which parameters; a function of the Decoder where that depends on it
     prefix        what names start with, which some checkpoints leave off
-    ignored       patterns of tensors that hold no parameters (buffers)
-    quantised     `quant_method` of a quantization_config -> what makes plain tensors of a checkpoint's (name -> Entry)
+    ignored       patterns of tensors that hold no parameters (buffers); a function of config.json where that decides
+    quantised     `quant_method` of a quantization_config -> what makes plain tensors of a checkpoint's (name -> Entry),
+                  the quantization_config and the directory
+    fold          from config.json and a checkpoint's tensors to those with factors of config.json multiplied in
     """
 
     model_type: str
@@ -33,12 +38,19 @@ class Family(NamedTuple):
     write: Callable[[Decoder], dict[str, Any]]
     tensors: tuple[Tensor, ...] | Callable[[Decoder], tuple[Tensor, ...]]
     prefix: str = "model."
-    ignored: tuple[str, ...] = (r".*rotary_emb\.inv_freq",)
-    quantised: Mapping[str, Callable[[Mapping[str, Any], Any], dict[str, Any]]] = MappingProxyType({})
+    ignored: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = (BUFFERS,)
+    quantised: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any], Any], dict[str, Any]]] = (
+        MappingProxyType({})
+    )
+    fold: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
 
     def tensors_of(self, config: Decoder) -> tuple[Tensor, ...]:
         """`tensors` for one model."""
         return self.tensors(config) if callable(self.tensors) else self.tensors
+
+    def ignored_of(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
+        """`ignored` for one config.json."""
+        return self.ignored(raw) if callable(self.ignored) else self.ignored
 
 
 def fields(**given: Any) -> dict[str, Any]:
@@ -124,6 +136,14 @@ def layer_types(keys: Keys, n_layers: int, default: list[str]) -> list[str]:
         if name not in ("full_attention", "sliding_attention"):
             keys.refuse("layer_types", name)
     return types
+
+
+def expect_types(keys: Keys, n_layers: int, windows: list[int | None]) -> None:
+    """Takes `layer_types` of a family that has no use for it; refused where it is not what `windows` makes."""
+    window = [windows[i % len(windows)] for i in range(n_layers)]
+    built = ["full_attention" if w is None else "sliding_attention" for w in window]
+    if layer_types(keys, n_layers, built) != built:
+        keys.refuse("layer_types", keys.raw["layer_types"])
 
 
 def windows_of(types: list[str], window: int | None) -> list[int | None]:

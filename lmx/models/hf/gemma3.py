@@ -24,6 +24,8 @@ def _read(keys: Keys) -> dict[str, Any]:
     ropes = read_ropes(keys, theta=1000000.0, length=length)
     if "" in ropes:
         ropes = {_FULL: ropes[""], _SLIDING: ropes[""] | {"scaling": None, "theta": local}}
+    elif keys.raw.get("rope_local_base_freq") and ropes.get(_SLIDING, {}).get("theta", local) != local:
+        keys.refuse("rope_local_base_freq", local)  # rope_parameters says otherwise
     # transformers reads this key and does nothing with it: no published model has it.
     keys.expect("attn_logit_softcapping", None)
     activation = keys.activation("hidden_activation", "gelu_pytorch_tanh")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from lmx.models.config import Decoder
 from lmx.models.hf.declare import one, packed
 from lmx.models.hf.family import HEAD, Family, fields, norm
+from lmx.models.hf.folded import Folded
 from lmx.models.hf.keys import Keys, activation_name
 
 
@@ -41,7 +44,7 @@ def read_gpt2(keys: Keys, *, kv_heads: int | None = None, activation: str = "gel
 
 
 def _read(keys: Keys) -> dict[str, Any]:
-    keys.expect("scale_attn_by_inverse_layer_idx", False)
+    keys.expect("scale_attn_by_inverse_layer_idx", False, True, None)  # see _fold
     return read_gpt2(keys)
 
 
@@ -100,6 +103,29 @@ _TENSORS = (
     one(f"{_LAYER}mlp.c_proj.weight", "mlp.down", "f d -> f d"),
 )
 
+
+def _fold(raw: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores that shrink with depth, `scale_attn_by_inverse_layer_idx`, as queries that do (Mistral's GPT-2s).
+
+    The model is the same; written again, it is one without that key.
+    """
+    if not raw.get("scale_attn_by_inverse_layer_idx"):
+        return dict(entries)
+
+    def folded(name: str, entry: Any) -> Any:
+        found = re.fullmatch(r"transformer\.h\.(\d+)\.attn\.c_attn\.(weight|bias)", name)
+        return Folded(entry, raw["n_embd"], int(found[1]) + 1) if found else entry
+
+    return {name: folded(name, entry) for name, entry in entries.items()}
+
+
 FAMILY = Family(
-    "gpt2", "GPT2LMHeadModel", _read, write_gpt2, _TENSORS, prefix="transformer.", ignored=IGNORED
+    "gpt2",
+    "GPT2LMHeadModel",
+    _read,
+    write_gpt2,
+    _TENSORS,
+    prefix="transformer.",
+    ignored=IGNORED,
+    fold=_fold,
 )

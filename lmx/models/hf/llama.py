@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from lmx.models.config import Decoder
-from lmx.models.hf.family import LLAMA, Defaults, Family, llama_fields, write_llama
+from lmx.models.hf.family import LLAMA, Defaults, Family, expect_types, llama_fields, write_llama
 from lmx.models.hf.fields import merge
 from lmx.models.hf.keys import Keys
 
 
 def _read(keys: Keys) -> dict[str, Any]:
+    expect_types(keys, keys.take("num_hidden_layers"), [None])
     bias = bool(keys.given("attention_bias", False))
     return merge(
         llama_fields(keys, Defaults()),

@@ -11,6 +11,7 @@ from lmx.models.hf.family import (
     PRE_NORMS,
     Defaults,
     Family,
+    expect_types,
     llama_fields,
     window_of,
     write_llama,
@@ -30,7 +31,9 @@ def _read(keys: Keys) -> dict[str, Any]:
         d_ff=found["mlp"]["d_ff"],
         router={},
     )
-    return merge(found, {"attention": {"windows": [keys.take("sliding_window", None)]}, "moe": moe})
+    window = keys.take("sliding_window", None)
+    expect_types(keys, found["n_layers"], [window])
+    return merge(found, {"attention": {"windows": [window]}, "moe": moe})
 
 
 def _write(config: Decoder) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lmx.models.hf.family import (
     PRE_NORMS,
     Defaults,
     Family,
+    expect_types,
     llama_fields,
     window_of,
     write_llama,
@@ -28,6 +29,7 @@ def _read(keys: Keys) -> dict[str, Any]:
         keys.expect(name, 1)
     keys.ignore("original_max_position_embeddings")
     window = keys.take("sliding_window", None)
+    expect_types(keys, keys.take("num_hidden_layers"), [window])
     found = llama_fields(keys, Defaults(max_length=4096, norm_epsilon=1e-5, partial_rope=True))
     return merge(found, {"attention": {"windows": [window]}})
 

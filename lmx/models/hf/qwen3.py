@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lmx.io.fp8 import join_scales
 from lmx.models.config import Decoder
 from lmx.models.hf.family import LLAMA, Defaults, Family, llama_fields, write_llama
 from lmx.models.hf.fields import merge
@@ -22,4 +23,4 @@ def _write(config: Decoder) -> dict[str, Any]:
     return {**write_llama(config), **write_windows(config), "attention_bias": config.attention.qkv_bias}
 
 
-FAMILY = Family("qwen3", "Qwen3ForCausalLM", _read, _write, LLAMA)
+FAMILY = Family("qwen3", "Qwen3ForCausalLM", _read, _write, LLAMA, quantised={"fp8": join_scales})

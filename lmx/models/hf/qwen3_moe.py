@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lmx.io.fp8 import join_scales
 from lmx.models.config import Decoder
 from lmx.models.hf.family import LLAMA, Defaults, Family, llama_fields, write_llama
 from lmx.models.hf.fields import merge
@@ -53,4 +54,5 @@ FAMILY = Family(
     _read,
     _write,
     (*LLAMA, *router_of(f"{_MOE}gate"), *experts_of(_MOE + "experts.{e}.")),
+    quantised={"fp8": join_scales},
 )

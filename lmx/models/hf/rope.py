@@ -34,26 +34,54 @@ def read_ropes(
     new, scaling = keys.take("rope_parameters", None), keys.take("rope_scaling", None)
     fraction = keys.given("partial_rotary_factor", 1.0)
     theta = keys.given("rope_theta", theta)
-    told = new if new is not None else scaling
-    if told is None:
-        told = {}
-    if not isinstance(told, dict):
-        keys.refuse("rope_parameters" if new is not None else "rope_scaling", told)
-    context = (keys, length)
-    inside = [part for part in (told, *told.values()) if isinstance(part, dict)]
-    for part in (fraction, *(p.get("partial_rotary_factor") or 1.0 for p in inside)):
-        if part != 1.0 and not partial:
-            keys.refuse("partial_rotary_factor", part)
-    if any(name in LAYER_TYPES for name in told):
-        others = sorted(set(told) - set(LAYER_TYPES))
-        if others:
+    for name, told in (("rope_parameters", new), ("rope_scaling", scaling)):
+        if not isinstance(told, dict | None):
+            keys.refuse(name, told)
+        parts = [part for part in (told or {}, *(told or {}).values()) if isinstance(part, dict)]
+        for part in (fraction, *(p.get("partial_rotary_factor") or 1.0 for p in parts)):
+            if part != 1.0 and not partial:
+                keys.refuse("partial_rotary_factor", part)
+        _check_outer(keys, name, parts)
+
+    def read(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        return _by_layer(told, theta, fraction, layout, (keys, length))
+
+    found = read(new or scaling or {})
+    if new and scaling:
+        older = read(scaling)
+        if older != found and not (set(older) == {""} and older[""] in found.values()):
             raise RequestError(
-                f"{keys.where}: rope_parameters has entries by layer type, and beside them {', '.join(others)} for all "
-                "layers: which of them count is not clear; remove the others"
+                f"{keys.where}: rope_parameters={json.dumps(new)} and rope_scaling={json.dumps(scaling)} disagree, "
+                "and readers differ in which of them they take; remove the wrong one"
             )
-        return {name: _read(part or {}, theta, fraction, layout, context) for name, part in told.items()}
-    rope = _read(told, theta, fraction, layout, context)
-    return {name: rope for name in types} if types else {"": rope}
+    return {name: found[""] for name in types} if types and "" in found else found
+
+
+def _check_outer(keys: Keys, name: str, parts: list[dict[str, Any]]) -> None:
+    """RequestError where a value outside of `rope_parameters` or `rope_scaling` is none of those inside."""
+    for key in ("rope_theta", "partial_rotary_factor"):
+        outer, inner = keys.raw.get(key), [part[key] for part in parts if part.get(key) is not None]
+        if outer is not None and inner and outer not in inner:
+            told = " and ".join(json.dumps(value) for value in inner)
+            raise RequestError(
+                f"{keys.where}: {key}={json.dumps(outer)}, but {name} has {key}={told}: they disagree; "
+                "remove the wrong one"
+            )
+
+
+def _by_layer(
+    told: dict[str, Any], theta: float, fraction: float, layout: str, context: tuple[Keys, int | None]
+) -> dict[str, dict[str, Any]]:
+    """The ropes of one spelling: by layer type, or `""` -> the one of all."""
+    if not any(name in LAYER_TYPES for name in told):
+        return {"": _read(told, theta, fraction, layout, context)}
+    others = sorted(set(told) - set(LAYER_TYPES))
+    if others:
+        raise RequestError(
+            f"{context[0].where}: rope_parameters has entries by layer type, and beside them {', '.join(others)} for "
+            "all layers: which of them count is not clear; remove the others"
+        )
+    return {name: _read(part or {}, theta, fraction, layout, context) for name, part in told.items()}
 
 
 def _read(

@@ -12,6 +12,7 @@ from lmx.models.hf.family import (
     PRE_NORMS,
     Defaults,
     Family,
+    expect_types,
     fields,
     one_rope,
     sizes,
@@ -26,12 +27,14 @@ _DEFAULTS = Defaults(kv_heads=2, tied=True, max_length=4096)
 def _read(keys: Keys) -> dict[str, Any]:
     keys.expect("norm_type", "layer_norm")
     keys.expect("mlp_type", "default")
+    window = keys.take("sliding_window", None)
+    expect_types(keys, keys.take("num_hidden_layers"), [window])
     bias = bool(keys.given("use_bias", True))
     return fields(
         **sizes(keys, _DEFAULTS),
         norm={"kind": "layer_norm", "epsilon": keys.take("norm_epsilon", 1e-5), "bias": True},
         position=one_rope(keys, _DEFAULTS),
-        attention={"qkv_bias": bias, "out_bias": bias, "windows": [keys.take("sliding_window", None)]},
+        attention={"qkv_bias": bias, "out_bias": bias, "windows": [window]},
         mlp={
             "d_ff": keys.take("intermediate_size"),
             "kind": "plain",
