@@ -17,6 +17,7 @@ from lmx.config.errors import RequestError
 from lmx.config.mesh import Mesh
 from lmx.config.overrides import write_value
 from lmx.config.validate import validate
+from lmx.data.kept import kept_tokenizer
 from lmx.data.pretrained import IdsOnly
 from lmx.infer.engine import Engine
 from lmx.infer.requests import Request
@@ -144,7 +145,9 @@ def find(path: str | Path, which: Which = "last") -> Source:
     if path.name.isdecimal() and path.parent.name == "checkpoints":
         path, which = path.parent.parent, int(path.name)
     if (path / "config.yaml").is_file():
-        checked = validate(TrainConfig, read_tree(path / "config.yaml"))
+        tree = read_tree(path / "config.yaml")
+        tree["tokenizer"] = kept_tokenizer(path) or tree["tokenizer"]
+        checked = validate(TrainConfig, tree)
         if checked.config is None:
             listed = "\n".join(f"  {p.key}: {p.message}" for p in checked.problems)
             raise RequestError(f"from={path}: its config.yaml does not fit this version of lmx\n{listed}")
