@@ -10,9 +10,9 @@ from typing import Any
 from lmx.config.errors import RequestError, requests
 from lmx.infer.requests import Request
 from lmx.infer.score import Scorer
-from lmx.run.engine import context_length, encode_prompt, make_engine
+from lmx.run.engine import encode_prompt, make_engine
 from lmx.run.infer_config import EvalConfig
-from lmx.run.load import Loaded, load
+from lmx.run.load import Loaded, context_length, load
 
 UNLIMITED = 2048
 """Context where the model itself knows no limit."""

@@ -32,7 +32,8 @@ class Sampling(Config):
         "auto: what is `auto` below is taken from the directory's generation_config.json; ignore: never"
     )
     max_new_tokens: Literal["auto"] | Positive = field(
-        "length of the continuation at most; auto: that of generation_config.json, else 128", unit="tokens"
+        "length of the continuation at most; auto: that of generation_config.json, else 128 or what fits the context",
+        unit="tokens",
     )
     temperature: Literal["auto"] | NonNegative = field(
         "0 is greedy; auto: that of generation_config.json, else 0.8"

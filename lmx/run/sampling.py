@@ -86,6 +86,17 @@ def defaults(told: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def new_tokens(loaded: Loaded, config: Sampling, settled: int, n_prompt: int) -> int:
+    """`max_new_tokens` after a prompt of `n_prompt` tokens, given what `sampling_knobs` settled.
+
+    Where neither the request nor the directory says it, no more than the context has room for.
+    """
+    told = config.max_new_tokens != "auto" or told_by_directory(loaded, config).get("max_new_tokens")
+    if told or loaded.max_length is None or n_prompt >= loaded.max_length:
+        return settled
+    return min(settled, loaded.max_length - n_prompt)
+
+
 def sampling_knobs(loaded: Loaded, config: Sampling) -> dict[str, Any]:
     """The fields of a `Request` that say how it is sampled; `auto` is settled here."""
     told = told_by_directory(loaded, config)
