@@ -19,7 +19,7 @@ PLAIN = {
 }
 """What `auto` means where the model's directory says nothing."""
 
-_OFF: dict[str, tuple[Any, ...]] = {
+OFF: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
     "min_length": (0,),
@@ -57,7 +57,7 @@ def told_by_directory(loaded: Loaded, config: Sampling) -> dict[str, Any]:
     if config.generation_config == "ignore":
         return {}
     told: dict[str, Any] = getattr(loaded.vocabulary, "generation", None) or {}
-    for key, off in _OFF.items():
+    for key, off in OFF.items():
         value = told.get(key)
         if value is not None and value not in off:
             raise RequestError(
