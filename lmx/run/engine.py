@@ -27,7 +27,7 @@ def make_engine(loaded: Loaded, source: str, dtype: str, **knobs: Any) -> Engine
         model, _ = build_model(
             for_inference(loaded.config).model_copy(update={"model": unrolled}), mesh, dtype
         )
-        params = jax.block_until_ready(prepare(params, jnp.dtype(dtype)))
+        params = jax.block_until_ready(prepare(params, jnp.dtype(dtype), release=True))
         loaded.params = None
     tokenizer = loaded.tokenizer
     known = None if tokenizer is None else tokenizer.vocab_size
