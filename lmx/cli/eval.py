@@ -22,13 +22,13 @@ COMMANDS = (
         schema="lmx.run.infer_config:EvalConfig",
         function=run,
         keys=(
-            *("from", "which", "data.path", "sequence_length", "stride", "batch_size", "sequences"),
+            *("from", "which", "data.path", "split", "sequence_length", "stride", "batch_size", "sequences"),
             *("tasks", "include_path", "limit", "output"),
         ),
         examples=(
             ("lmx eval from=runs/RUN", "on the evaluation split of the run's own data"),
             ("lmx eval from=runs/RUN which=best", "the best checkpoint instead of the last"),
-            ("lmx eval from=runs/RUN data=text data.path=book.txt", "on other text"),
+            ("lmx eval from=runs/RUN data=text data.path=book.txt", "on other text, the whole of it"),
             ("lmx eval from=runs/RUN sequences=256 batch_size=32", "on a part of it"),
             ("lmx eval from=runs/RUN stride=128", "overlapping windows: more context for each token"),
             ("lmx eval from=DIR tasks=[gsm8k] limit=50", "a task of lm-evaluation-harness"),

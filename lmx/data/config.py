@@ -41,12 +41,15 @@ class RowSpec(NamedTuple):
     seed               decides the order of the rows, and nothing else does
     global_batch_size  rows in a step, for a source that counts in steps (the stages of a mixture); None: not known
     vocab_size         the ids that the model knows: ids of an unrecorded tokenizer lie below it; None: the tokenizer's
+    whole              nothing is trained: the evaluation side is all of the text (of `eval_path`, where one is set),
+                       and the training side is empty
     """
 
     sequence_length: int
     seed: int
     global_batch_size: int | None = None
     vocab_size: int | None = None
+    whole: bool = False
 
 
 class Data(Component):
@@ -72,9 +75,10 @@ class Data(Component):
         seed: int,
         global_batch_size: int | None = None,
         vocab_size: int | None = None,
+        whole: bool = False,
     ) -> Dataset:
         """See `open`; the keywords are the fields of `RowSpec`."""
-        return self.open(tokenizer, RowSpec(sequence_length, seed, global_batch_size, vocab_size))
+        return self.open(tokenizer, RowSpec(sequence_length, seed, global_batch_size, vocab_size, whole))
 
 
 class Rows(Data):

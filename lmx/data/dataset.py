@@ -60,11 +60,16 @@ def endless(rows: Rows, seed: int) -> grain.MapDataset:
 def make_dataset(
     train: View, evaluation: View, options: config.Rows, wanted: config.RowSpec, *, about: dict[str, Any]
 ) -> Dataset:
-    """Rows over both views; ValueError when one has too little text for a row."""
+    """Rows over both views; ValueError when one has too little text for a row.
+
+    Where `wanted.whole`, the training view is not looked at.
+    """
     sequence_length = wanted.sequence_length
     kinds = {"packing": options.packing, "windows": options.windows, "seed": mix64(wanted.seed, 2)}
-    train_rows = make_rows(train, sequence_length, train=True, **kinds)
     eval_rows = make_rows(evaluation, sequence_length, train=False, **kinds)
+    if wanted.whole:
+        return _evaluated_whole(evaluation, eval_rows, sequence_length, about)
+    train_rows = make_rows(train, sequence_length, train=True, **kinds)
     if not len(train_rows):
         raise ValueError(
             f"data: {counted(len(train), 'token')} to train on: too few for one row of trainer.sequence_length="
@@ -93,6 +98,13 @@ def make_dataset(
         train_rows.tokens,
         description,
     )
+
+
+def _evaluated_whole(view: View, rows: Rows, sequence_length: int, about: dict[str, Any]) -> Dataset:
+    if not len(rows):
+        raise ValueError(f"data: nothing to evaluate on ({counted(len(view), 'token')}); read more text")
+    about = {**about, "eval": describe(view, rows, len(rows), sequence_length)}
+    return Dataset(grain.MapDataset.source([]), grain.MapDataset.source(rows), 0, 0, about)
 
 
 def describe(view: View, rows: Rows, examples: int, sequence_length: int) -> dict[str, Any]:
@@ -196,6 +208,8 @@ def build_corpus(options: corpus_config.Corpus, tokenizer: TokenizerImpl, wanted
     apart = options.eval_source()
     if apart is not None:
         train, evaluation = view, all_of(cached(options, apart, tokenizer)[0])
+    elif wanted.whole:
+        train = evaluation = view
     else:
         assert options.split is not None
         train, evaluation = split_view(view, prepared.documents["key"], options.split)
@@ -216,6 +230,8 @@ def build_shards(options: config.TokenShards, tokenizer: TokenizerImpl, wanted: 
             view,
             _open_shards(options.eval_path, options, tokenizer, known, "data.eval_path")[0],
         )
+    elif wanted.whole:
+        train = evaluation = view
     else:
         assert options.split is not None
         train, evaluation = split_view(view, keys, options.split)

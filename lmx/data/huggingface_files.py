@@ -10,17 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from lmx.data.kept import FILES
 from lmx.data.pretrained import PretrainedTokenizer
 from lmx.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, TiktokenTokenizer
 
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
 _PROBE = (
     "Hello, world!  It's 12345 o'clock;\n\n\tdef f(x): return x ** 2  # na\u00efve \u4f60\u597d \U0001f600 "
 )

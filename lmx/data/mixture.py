@@ -117,6 +117,17 @@ def with_segments(one: Batch) -> Batch:
     return one._replace(positions=np.arange(length, dtype=np.int32), segments=np.ones(length, np.int32))
 
 
+def _joined(names: Sequence[str], parts: Sequence[Dataset]) -> Dataset:
+    """The evaluation sides alone, one after another."""
+    segments = any(row(part.eval, 0).segments is not None for part in parts)
+    description: dict[str, Any] = {
+        "sources": {name: part.description for name, part in zip(names, parts, strict=True)},
+        "eval": {"examples": sum(len(part.eval) for part in parts)},
+    }
+    joined = JoinedRows([part.eval for part in parts], segments=segments)
+    return Dataset(grain.MapDataset.source([]), grain.MapDataset.source(joined), 0, 0, description)
+
+
 def build_mixture(options: Mixture, tokenizer: TokenizerImpl, wanted: RowSpec) -> Dataset:
     """Builds every source and interleaves them. An epoch ends when the first source has been read once."""
     global_batch_size = wanted.global_batch_size
@@ -131,6 +142,8 @@ def build_mixture(options: Mixture, tokenizer: TokenizerImpl, wanted: RowSpec) -
         )
         for name in names
     ]
+    if wanted.whole:
+        return _joined(names, parts)
     stages: list[Mapping[str, float]] = [options.weights, *(stage.weights for stage in options.stages)]
     begins = [0, *(stage.from_step * (global_batch_size or 0) for stage in options.stages)]
     weights = [np.array([stage.get(name, 0.0) for name in names]) for stage in stages]

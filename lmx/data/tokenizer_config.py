@@ -118,9 +118,10 @@ class Pretrained(Tokenizer):
 
     def build(self) -> TokenizerImpl:
         """The tokenizer; where the directory has none, one that knows ids alone."""
-        from lmx.data.pretrained import configured, open_tokenizer
+        from lmx.data.kept import of_run
+        from lmx.data.pretrained import open_tokenizer
 
-        of_run = configured(self.path)
-        if of_run is not None:
-            return Tokenizer.model_validate(of_run).build()
+        theirs = of_run(self.path)
+        if theirs is not None:
+            return Tokenizer.model_validate(theirs).build()
         return open_tokenizer(self.path, vocab_size=self.vocab_size)

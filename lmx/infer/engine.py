@@ -100,7 +100,10 @@ class Engine:
         return (self._grow(state, capacity) if capacity > width else state), controls, first
 
     def warm_up(self, length: int) -> None:
-        """Compiles all that requests of up to `length` tokens, prompt and continuation together, can need."""
+        """Compiles all that requests of up to `length` tokens, prompt and continuation together, can need.
+
+        More than `lmx.infer.requests.WIDTH` entries of `logit_bias` or `stop_tokens` are not foreseen.
+        """
         longest = bucket(length, least=LEAST_LENGTH, most=self.max_length)
         sizes = [LEAST_LENGTH]
         while sizes[-1] < longest:

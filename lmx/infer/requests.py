@@ -13,6 +13,10 @@ from lmx.infer.sampling import TOP_LOGPROBS, Controls, seed_words
 FinishReason = Literal["stop", "length"]
 
 
+WIDTH = 512
+"""Entries of `logit_bias`, and `stop_tokens`, for which every request shares one program; more take another."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A prompt and how it is to be continued. Each knob is off unless it is set; see `Controls`.
@@ -123,8 +127,8 @@ def bucket(n: int, *, least: int = 1, most: int | None = None) -> int:
 
 def controls_of(requests: Sequence[Request], rows: int) -> Controls:
     """The arrays of a batch of `rows` rows, the last of which may be empty (no token to choose)."""
-    wide_bias = bucket(max(len(r.logit_bias) for r in requests), least=16)
-    wide_stop = bucket(max(len(r.stop_tokens) for r in requests), least=16)
+    wide_bias = bucket(max(len(r.logit_bias) for r in requests), least=WIDTH)
+    wide_stop = bucket(max(len(r.stop_tokens) for r in requests), least=WIDTH)
     empty = rows - len(requests)
 
     def each(value: Any, off: Any, dtype: Any) -> np.ndarray:

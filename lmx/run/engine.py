@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 from lmx.infer.engine import Engine
 from lmx.infer.prepare import prepare
 from lmx.run.build import build_model, for_inference, use_compile_cache
-from lmx.run.load import Loaded
+from lmx.run.load import Loaded, context_length
 from lmx.sharding import make_mesh
 
 
@@ -29,21 +27,11 @@ def make_engine(loaded: Loaded, source: str, dtype: str, **knobs: Any) -> Engine
         model, _ = build_model(
             for_inference(loaded.config).model_copy(update={"model": unrolled}), mesh, dtype
         )
-        params = jax.block_until_ready(prepare(params, jnp.dtype(dtype)))
+        params = jax.block_until_ready(prepare(params, jnp.dtype(dtype), release=True))
         loaded.params = None
     tokenizer = loaded.tokenizer
     known = None if tokenizer is None else tokenizer.vocab_size
     return Engine(model, params, tokenizer, vocab_size=known, max_length=context_length(source), **knobs)
-
-
-def context_length(source: str) -> int | None:
-    """Positions that a HuggingFace directory's model was made for; None for a run, which knows by itself."""
-    path = Path(source).expanduser() / "config.json"
-    if not path.is_file():
-        return None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    told = told | (told.get("text_config") or {})
-    return told.get("max_position_embeddings") or told.get("n_positions")
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:

@@ -17,6 +17,8 @@ from lmx.run.strided import batched, documents, windows
 from lmx.train.evaluate import evaluate as mean_over
 from lmx.train.evaluate import make_eval_step
 
+_SIDES = {"all": "the whole data", "eval": "the evaluation side (split=all: the whole data)"}
+
 
 def evaluate(composed: Any, run_dir: Path) -> float:
     """Prints the figures (one JSON document with `output=json`) and returns the loss."""
@@ -31,6 +33,9 @@ def evaluate(composed: Any, run_dir: Path) -> float:
         )
         trainer = loaded.config.trainer
         data = config.data or loaded.config.data
+        split = config.split
+        if split == "auto":
+            split = "eval" if config.data is None else "all"
         length = config.sequence_length or trainer.sequence_length
         longest = loaded.config.model.max_length()
         if longest is not None and length > longest:
@@ -46,6 +51,7 @@ def evaluate(composed: Any, run_dir: Path) -> float:
             seed=trainer.seed,
             global_batch_size=trainer.batch_sequences(),
             vocab_size=loaded.config.model.vocab_size,
+            whole=split == "all",
         )
     limit = config.sequences
     if config.stride is not None:
@@ -62,6 +68,7 @@ def evaluate(composed: Any, run_dir: Path) -> float:
     results = {
         "from": config.source,
         "step": loaded.step,
+        "split": split,
         "loss": found.loss,
         "perplexity": math.exp(min(found.loss, 700.0)),
         "bits_per_byte": found.bits_per_byte,
@@ -73,6 +80,6 @@ def evaluate(composed: Any, run_dir: Path) -> float:
         bits = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
         print(
             f"loss {found.loss:.4f} nats a token, perplexity {results['perplexity']:.2f}{bits}, "
-            f"over {found.tokens:,} tokens"
+            f"over {found.tokens:,} tokens of {_SIDES[split]}"
         )
     return found.loss

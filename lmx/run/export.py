@@ -14,6 +14,7 @@ from lmx.models.config import Decoder
 from lmx.models.hf.checkpoint import write_checkpoint
 from lmx.run.export_config import ExportConfig
 from lmx.run.load import Loaded, find, load
+from lmx.run.origin import origin_config
 
 
 def export(composed: Any, run_dir: Path) -> None:
@@ -30,6 +31,7 @@ def export(composed: Any, run_dir: Path) -> None:
         model = source.config.model
         if not isinstance(model, Decoder):
             raise RequestError(f"from={config.source}: its model is a {type(model).__name__}, not a Decoder")
+        origin = origin_config(source.run, getattr(model, "init_from", None))
         loaded = load(config.source, "float32", which=config.which, weights=config.weights)
         writing = target.with_name(f".{target.name}.writing-{os.getpid()}")
         writing.mkdir(parents=True)
@@ -41,8 +43,8 @@ def export(composed: Any, run_dir: Path) -> None:
                 loaded.params,
                 dtype=config.dtype,
                 shard_bytes=config.shard_bytes,
-                prefer=_origin(loaded).get("model_type"),
-                more={"max_position_embeddings": _context(loaded), **_special_ids(loaded)},
+                prefer=origin.get("model_type"),
+                more={"max_position_embeddings": _context(loaded, origin), **_special_ids(loaded)},
             )
             tokenizer = write_tokenizer(writing, source.config.tokenizer, loaded.tokenizer)
             if target.is_dir():
@@ -62,17 +64,10 @@ def export(composed: Any, run_dir: Path) -> None:
         print(f"no tokenizer: {tokenizer}")
 
 
-def _origin(loaded: Loaded) -> dict[str, Any]:
-    """The config.json that the model came with, {} where it came with none, or that has moved since."""
-    origin = getattr(loaded.config.model, "init_from", None)
-    file = None if origin is None else Path(origin).expanduser() / "config.json"
-    return {} if file is None or not file.is_file() else json.loads(file.read_text())
-
-
-def _context(loaded: Loaded) -> int:
+def _context(loaded: Loaded, origin: dict[str, Any]) -> int:
     """`max_position_embeddings`: the learned table's length, what the model came with, or what it was trained at."""
     learned = loaded.config.model.max_length()
-    return learned or _origin(loaded).get("max_position_embeddings") or loaded.config.trainer.sequence_length
+    return learned or origin.get("max_position_embeddings") or loaded.config.trainer.sequence_length
 
 
 def _special_ids(loaded: Loaded) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lmx.infer.requests import Request, Result
 from lmx.run.engine import encode_prompt, make_engine
 from lmx.run.infer_config import GenerateConfig
 from lmx.run.load import Loaded, load
-from lmx.run.sampling import sampling_knobs
+from lmx.run.sampling import new_tokens, sampling_knobs
 
 SMOOTH = 4
 """Tokens between two pieces of text that a person watches coming."""
@@ -60,7 +60,11 @@ def generate(composed: Any, run_dir: Path) -> None:
         prompts = read_prompts(config, loaded)
         knobs: dict[str, Any] = sampling_knobs(loaded, config) | {"logprobs": config.logprobs}
         asked = [
-            Request(tokens=prompt.ids, sample=sample, **knobs)
+            Request(
+                **knobs
+                | {"tokens": prompt.ids, "sample": sample}
+                | {"max_new_tokens": new_tokens(loaded, config, knobs["max_new_tokens"], len(prompt.ids))}
+            )
             for prompt in prompts
             for sample in range(config.n)
         ]

@@ -5,17 +5,51 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmx.config.errors import RequestError, requests
 from lmx.infer.requests import Request
 from lmx.infer.score import Scorer
-from lmx.run.engine import context_length, encode_prompt, make_engine
+from lmx.run.engine import encode_prompt, make_engine
 from lmx.run.infer_config import EvalConfig
-from lmx.run.load import Loaded, load
+from lmx.run.load import Loaded, context_length, load
+from lmx.run.sampling import OFF
 
 UNLIMITED = 2048
 """Context where the model itself knows no limit."""
+
+
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_FLOATS = ("top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+_KNOWN = ("until", "do_sample", "temperature", "top_k", "seed", *_LENGTHS, *_FLOATS)
+
+
+def answer_knobs(knobs: Mapping[str, Any], max_new_tokens: int) -> dict[str, Any]:
+    """A task's `generation_kwargs` as fields of a `Request`.
+
+    `do_sample: false` is greedy whatever the temperature; where it is not said, a temperature means sampling.
+    `max_new_tokens` where the task does not say. RequestError for one that is not known, unless it is off.
+    """
+    for key, value in knobs.items():
+        if key not in _KNOWN and value is not None and value not in OFF.get(key, ()):
+            raise RequestError(
+                f"tasks: generation_kwargs has {key}={value!r}, which is not supported; "
+                f"these are: {', '.join(_KNOWN)}"
+            )
+    drawn = knobs.get("do_sample")
+    drawn = knobs.get("temperature") is not None if drawn is None else drawn
+    heat = knobs.get("temperature")
+    until = knobs.get("until") or []
+    found: dict[str, Any] = {key: float(knobs[key]) for key in _FLOATS if knobs.get(key) is not None}
+    return found | {
+        "max_new_tokens": next((int(knobs[key]) for key in _LENGTHS if knobs.get(key)), max_new_tokens),
+        "temperature": (1.0 if heat is None else float(heat)) if drawn else 0.0,
+        "top_k": int(knobs["top_k"]) if knobs.get("top_k") else None,
+        "seed": int(knobs.get("seed") or 0),
+        "stop": [until] if isinstance(until, str) else [u for u in until if u],
+    }
 
 
 class Judged:
@@ -58,9 +92,22 @@ class Judged:
         whole, before = self.encode(context + continuation), self.encode(context)
         return (before, whole[len(before) :]) if before else (self.start, whole)
 
-    def loglikelihood(self, pairs: list[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each (context, continuation) its log-probability, and whether greedy decoding would give it."""
-        return [(s.logprob, s.greedy) for s in self.scorer.score([self.pair(*p) for p in pairs])]
+    def loglikelihood(
+        self, pairs: list[tuple[str, str]], names: Sequence[str] | None = None
+    ) -> list[tuple[float, bool]]:
+        """For each (context, continuation) its log-probability, and whether greedy decoding would give it.
+
+        RequestError, with the request's name of `names`, for a continuation that is longer than the context.
+        """
+        encoded = [self.pair(*p) for p in pairs]
+        for number, (_, continuation) in enumerate(encoded):
+            if len(continuation) >= self.max_length:
+                name = f"request {number}" if names is None else names[number]
+                raise RequestError(
+                    f"tasks: {name}: its continuation of {len(continuation)} tokens does not fit the context of "
+                    f"{self.max_length}\n    fix: a longer sequence_length where the model allows it, or another task"
+                )
+        return [(s.logprob, s.greedy) for s in self.scorer.score(encoded)]
 
     def rolling(self, texts: list[str]) -> list[float]:
         """The log-probability of each whole text, in windows that do not overlap, each token scored once."""
@@ -78,26 +125,33 @@ class Judged:
         return total
 
     def generate(self, asked: list[tuple[str, dict[str, Any]]]) -> list[str]:
-        """A continuation for each (context, knobs); a long context loses its beginning."""
+        """A continuation for each (context, knobs); a long context loses its beginning.
+
+        Equal requests are drawn anew. RequestError for a knob that cannot take effect.
+        """
+        met: Counter[tuple[int, ...]] = Counter()
         made = []
         for context, knobs in asked:
-            until = knobs.get("until") or []
-            new = int(knobs.get("max_gen_toks") or knobs.get("max_tokens") or self.config.max_new_tokens)
-            new = min(new, self.max_length - 1)
-            drawn = knobs.get("do_sample", False) or "temperature" in knobs
+            settled = answer_knobs(knobs, self.config.max_new_tokens)
+            new = min(settled["max_new_tokens"], self.max_length - 1)
+            ids = tuple((self.encode(context) or self.start)[-(self.max_length - new) :])
             eos = getattr(self.tokenizer, "eos_ids", None) or [self.tokenizer.eos_id]
             made.append(
                 Request(
-                    tokens=(self.encode(context) or self.start)[-(self.max_length - new) :],
-                    max_new_tokens=new,
-                    temperature=float(knobs.get("temperature", 1.0)) if drawn else 0.0,
-                    top_k=knobs.get("top_k") or None,
-                    top_p=knobs.get("top_p"),
-                    stop=[until] if isinstance(until, str) else [u for u in until if u],
-                    stop_tokens=[int(i) for i in eos if i is not None],
+                    **settled
+                    | {"tokens": ids, "max_new_tokens": new, "sample": met[ids]}
+                    | {"stop_tokens": [int(i) for i in eos if i is not None]}
                 )
             )
+            met[ids] += 1
         return [result.text for result in self.engine.run(made)]
+
+
+def unknown_task(name: str, folder: str | None) -> str:
+    """What to say of a task that is not there."""
+    if folder is None:
+        return f"tasks: the harness has no task {name!r}"
+    return f"tasks: neither the harness nor include_path={folder} has a task {name!r}"
 
 
 def _adapter(judged: Judged) -> Any:
@@ -106,7 +160,8 @@ def _adapter(judged: Judged) -> Any:
 
     class Adapter(LM):
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-            return judged.loglikelihood([r.args for r in requests])
+            names = [f"{r.task_name}, document {r.doc_id}" for r in requests]
+            return judged.loglikelihood([r.args for r in requests], names)
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
             return judged.rolling([r.args[0] for r in requests])
@@ -135,8 +190,7 @@ def evaluate_tasks(config: EvalConfig) -> float:
         manager = TaskManager(include_path=config.include_path)
         wrong = [name for name in config.tasks if not manager.match_tasks([name])]
         if wrong:
-            where = "" if config.include_path is None else f" or in {config.include_path}"
-            raise ValueError(f"tasks: the harness has no task {wrong[0]!r}{where}")
+            raise ValueError(unknown_task(wrong[0], config.include_path))
         loaded = load(
             config.source, config.dtype, which=config.which, weights=config.weights, mesh=config.mesh
         )

@@ -32,7 +32,8 @@ class Sampling(Config):
         "auto: what is `auto` below is taken from the directory's generation_config.json; ignore: never"
     )
     max_new_tokens: Literal["auto"] | Positive = field(
-        "length of the continuation at most; auto: that of generation_config.json, else 128", unit="tokens"
+        "length of the continuation at most; auto: that of generation_config.json, else 128 or what fits the context",
+        unit="tokens",
     )
     temperature: Literal["auto"] | NonNegative = field(
         "0 is greedy; auto: that of generation_config.json, else 0.8"
@@ -117,7 +118,10 @@ class EvalConfig(Config):
     dtype: Dtype = field("of parameters and computation")
     mesh: Mesh | None = field("devices; null: one, or those of the run", effect="throughput")
     data: Data | None = field("what is evaluated on; null: the data of the run")
-    split: Literal["eval"] = field("which side of the data")
+    split: Literal["auto", "eval", "all"] = field(
+        "eval: what training keeps apart; all: the whole text (eval_path's, where one is set); "
+        "auto: all where data is given, eval where it is the run's"
+    )
     sequence_length: Positive | None = field("context; null: that of the run", unit="tokens")
     stride: Positive | None = field(
         "tokens between the starts of windows over the whole text, each token scored given the rest of its window "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ from lmx.config.errors import RequestError
 from lmx.config.mesh import Mesh
 from lmx.config.overrides import write_value
 from lmx.config.validate import validate
+from lmx.data.kept import kept_tokenizer
 from lmx.data.pretrained import IdsOnly
 from lmx.infer.engine import Engine
 from lmx.infer.requests import Request
@@ -55,15 +57,25 @@ class Loaded:
     tokenizer   text <-> ids, or None
     vocabulary  the tokenizer, or where there is none, what is known of the ids alone (`IdsOnly`)
     step        of the checkpoint
+    max_length  most positions of a prompt and its continuation; None: no limit is known
     """
 
     def __init__(
-        self, config: TrainConfig, model: Model, kernels: KernelSet, params: Tree, tokenizer: Any, step: int
+        self,
+        config: TrainConfig,
+        model: Model,
+        kernels: KernelSet,
+        params: Tree,
+        tokenizer: Any,
+        step: int,
+        context: int | None = None,
     ) -> None:
         self.config, self.model, self.kernels, self.params = config, model, kernels, params
         self.tokenizer: Any = None if isinstance(tokenizer, IdsOnly) else tokenizer
         self.vocabulary: Any = tokenizer
         self.step = step
+        limits = [n for n in (config.model.max_length(), context) if n is not None]
+        self.max_length = min(limits, default=None)
         self._logits = jax.jit(lambda p, x: logits(model.forward(p, x).hidden, model.head(p)))
         self._losses = jax.jit(
             lambda p, x: kernels.token_losses(model.forward(p, x[:, :-1]).hidden, model.head(p), x[:, 1:])
@@ -118,7 +130,9 @@ class Loaded:
         prompt_BT = np.asarray(self._ids(tokens_BT))
         if self._engine is None:
             known = None if self.tokenizer is None else self.tokenizer.vocab_size
-            self._engine = Engine(self.model, self.params, self.tokenizer, vocab_size=known)
+            self._engine = Engine(
+                self.model, self.params, self.tokenizer, vocab_size=known, max_length=self.max_length
+            )
         self._engine.params = self.params
         knobs |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         stop = () if eos_id is None else (eos_id,)
@@ -144,7 +158,9 @@ def find(path: str | Path, which: Which = "last") -> Source:
     if path.name.isdecimal() and path.parent.name == "checkpoints":
         path, which = path.parent.parent, int(path.name)
     if (path / "config.yaml").is_file():
-        checked = validate(TrainConfig, read_tree(path / "config.yaml"))
+        tree = read_tree(path / "config.yaml")
+        tree["tokenizer"] = kept_tokenizer(path) or tree["tokenizer"]
+        checked = validate(TrainConfig, tree)
         if checked.config is None:
             listed = "\n".join(f"  {p.key}: {p.message}" for p in checked.problems)
             raise RequestError(f"from={path}: its config.yaml does not fit this version of lmx\n{listed}")
@@ -160,6 +176,16 @@ def find(path: str | Path, which: Which = "last") -> Source:
     raise RequestError(
         f"from={path}: {missing}; give a run directory, RUN/checkpoints/STEP or a HuggingFace directory"
     )
+
+
+def context_length(path: str | Path) -> int | None:
+    """Positions that a HuggingFace directory's model was made for; None for a run, which knows by itself."""
+    file = Path(path).expanduser() / "config.json"
+    if not file.is_file():
+        return None
+    told = json.loads(file.read_text(encoding="utf-8"))
+    told = told | (told.get("text_config") or {})
+    return told.get("max_position_embeddings") or told.get("n_positions")
 
 
 def _pretrained_config(path: Path, found: hf.Found) -> TrainConfig:
@@ -190,7 +216,8 @@ def load(
     shardings = param_tree.shardings(model.specs, devices, config.mesh.rules)
     if source.checkpoint is not None:
         params = hf.load_params(source.run, source.checkpoint, model.specs, shardings, dtype)
-        return Loaded(config, model, kernels, params, config.tokenizer.build(), 0)
+        context = context_length(source.run)
+        return Loaded(config, model, kernels, params, config.tokenizer.build(), 0, context)
     abstract = param_tree.abstract(model.specs, jnp.dtype(dtype), shardings)
     kept = weights
     if kept == "auto":

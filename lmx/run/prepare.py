@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import jax
 
 from lmx.config.errors import requests
+from lmx.data import Tokenizer
 from lmx.data.dataset import Dataset, row
+from lmx.data.kept import kept_tokenizer
 from lmx.io import sinks
 from lmx.io.run_dir import RunDir
 from lmx.run.build import Parts, build, make_state, use_compile_cache
@@ -53,7 +55,7 @@ def prepare(composed: Any, run_path: Path, *, resume: bool) -> Ready:
             use_compile_cache(config.trainer.compile_cache)
             if config.trainer.check_nans:
                 jax.config.update("jax_debug_nans", True)
-            reading: Future = reader.submit(read_data, config)
+            reading: Future = reader.submit(read_data, config, run_path if resume else None)
             composed = with_steps(composed, reading.result, resume=resume)
             config = composed.config
             epoch = reading.result()[1].examples_per_epoch if config.trainer.epochs else 0
@@ -73,9 +75,13 @@ def prepare(composed: Any, run_path: Path, *, resume: bool) -> Ready:
     return Ready(composed, total, parts, dataset, step_program, judge, state, folder)
 
 
-def read_data(config: Any) -> tuple[Any, Dataset]:
-    """Tokenizer and dataset of a configuration with `tokenizer`, `data`, `trainer` and `model`."""
-    tokenizer = config.tokenizer.build()
+def read_data(config: Any, run: Path | None = None) -> tuple[Any, Dataset]:
+    """Tokenizer and dataset of a configuration with `tokenizer`, `data`, `trainer` and `model`.
+
+    `run`: the directory of a run that goes on; its tokenizer is the one that it keeps.
+    """
+    kept = None if run is None else kept_tokenizer(run)
+    tokenizer = (config.tokenizer if kept is None else Tokenizer.model_validate(kept)).build()
     trainer = config.trainer
     dataset = config.data.build(
         tokenizer,

@@ -19,7 +19,7 @@ PLAIN = {
 }
 """What `auto` means where the model's directory says nothing."""
 
-_OFF: dict[str, tuple[Any, ...]] = {
+OFF: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
     "min_length": (0,),
@@ -57,7 +57,7 @@ def told_by_directory(loaded: Loaded, config: Sampling) -> dict[str, Any]:
     if config.generation_config == "ignore":
         return {}
     told: dict[str, Any] = getattr(loaded.vocabulary, "generation", None) or {}
-    for key, off in _OFF.items():
+    for key, off in OFF.items():
         value = told.get(key)
         if value is not None and value not in off:
             raise RequestError(
@@ -84,6 +84,17 @@ def defaults(told: dict[str, Any]) -> dict[str, Any]:
     found["repetition_penalty"] = told.get("repetition_penalty")
     found["max_new_tokens"] = told.get("max_new_tokens") or found["max_new_tokens"]
     return found
+
+
+def new_tokens(loaded: Loaded, config: Sampling, settled: int, n_prompt: int) -> int:
+    """`max_new_tokens` after a prompt of `n_prompt` tokens, given what `sampling_knobs` settled.
+
+    Where neither the request nor the directory says it, no more than the context has room for.
+    """
+    told = config.max_new_tokens != "auto" or told_by_directory(loaded, config).get("max_new_tokens")
+    if told or loaded.max_length is None or n_prompt >= loaded.max_length:
+        return settled
+    return min(settled, loaded.max_length - n_prompt)
 
 
 def sampling_knobs(loaded: Loaded, config: Sampling) -> dict[str, Any]:

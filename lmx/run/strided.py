@@ -47,6 +47,7 @@ def _pieces(batch: Batch) -> Iterator[tuple[np.ndarray, bool]]:
 
 def windows(texts: Iterator[np.ndarray], length: int, stride: int) -> Iterator[Batch]:
     """Rows of `length` tokens that begin every `stride` tokens; weights are 1 where a target is scored first."""
+    place = np.arange(length, dtype=np.int32)
     for ids in texts:
         done = 0
         for begin in range(0, len(ids) - 1, stride):
@@ -58,7 +59,9 @@ def windows(texts: Iterator[np.ndarray], length: int, stride: int) -> Iterator[B
             )
             inputs[: end - begin], targets[: end - begin] = ids[begin:end], ids[begin + 1 : end + 1]
             weights[done - begin : end - begin] = 1
-            yield Batch(inputs, targets, weights.astype(np.float32))
+            # Padding is told apart: ropes that go by the length of a text must not go by it.
+            real = (place < end - begin).astype(np.int32)
+            yield Batch(inputs, targets, weights.astype(np.float32), place, real)
             done = end
             if end == len(ids) - 1:
                 break

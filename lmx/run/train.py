@@ -26,6 +26,7 @@ from lmx.run.build import to_devices
 from lmx.run.config import TrainConfig
 from lmx.run.hosts import anyhow, several
 from lmx.run.numbers import Throughput, describe, summary, words_at_end
+from lmx.run.origin import keep_origin
 from lmx.run.prepare import prepare
 from lmx.sharding.rows import rows_of_process
 from lmx.train.evaluate import Evaluation
@@ -83,6 +84,8 @@ class Run:
             self.dir.cut_metrics(self.start)
         self.state: TrainState = state  # type: ignore[assignment]
         self.dir.write_config(tree, composed.overrides)
+        if self.dir.primary:
+            keep_origin(tree, run_path)
         self.meta = {"config": tree, "config_hash": composed.hash, "seed": self.config.trainer.seed}
         self._log = sinks.Sinks(
             run_path,

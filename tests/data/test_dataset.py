@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from lmx.run.strided import documents, windows
 from tests.data import byte_tokenizer, data_config, shared, tokenizer_config
 
 T = 16
@@ -55,6 +56,30 @@ def test_stdlib_is_real_text_in_two_sides(tmp_path):
     words = b"".join(train_rows(dataset)[:200])
     assert b"def " in words
     assert b"import " in words
+
+
+@pytest.mark.parametrize("packing", ["stream", "concat", "best_fit", "none"])
+def test_a_text_that_is_only_evaluated_on_is_whole(tmp_path, packing):
+    text = "".join(chr(97 + i % 26) for i in range(230))
+    config = text_data(tmp_path, text, packing=packing)
+    whole = config.build(byte_tokenizer(), sequence_length=T, seed=0, whole=True)
+    assert len(whole.train) == 0
+    assert eval_targets(whole).startswith(text[1:T].encode())
+    if packing != "none":  # which cuts documents to one row
+        ids = np.concatenate(list(documents(whole.eval)))
+        assert bytes(ids.tolist()).startswith(text.encode())
+        scored = sum(int(row.weights.sum()) for row in windows(documents(whole.eval), T, 4))
+        assert scored == len(ids) - len(list(documents(whole.eval)))
+    short = text_data(tmp_path, "abc", packing=packing)
+    found = short.build(byte_tokenizer(), sequence_length=T, seed=0, whole=True)
+    assert eval_targets(found).startswith(b"bc")
+
+
+def test_what_is_apart_is_evaluated_on_whole(tmp_path):
+    (tmp_path / "e.txt").write_text("other text " * 9)
+    config = text_data(tmp_path, "xy" * 99, eval_path=str(tmp_path / "e.txt"), split=None)
+    whole = config.build(byte_tokenizer(), sequence_length=T, seed=0, whole=True)
+    assert eval_targets(whole).startswith(b"ther text other")
 
 
 def test_tail_split_is_the_last_part(tmp_path):

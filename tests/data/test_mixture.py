@@ -148,6 +148,17 @@ def test_packed_and_plain_sources_share_batches(tmp_path):
     assert dataset.eval[len(dataset.eval) - 1].segments.tolist() == [1] * 8
 
 
+def test_what_is_only_evaluated_on_is_whole(tmp_path):
+    (tmp_path / "t.txt").write_text("a line of text\n" * 20)
+    text = read_option("data", "text", {"path": str(tmp_path), "cache_dir": str(tmp_path / "c")})
+    dataset = build(
+        mixture(sources={"a": text, "b": synthetic("walk")}, weights={"a": 1, "b": 1}), whole=True
+    )
+    scored = sum(int(dataset.eval[i].weights.sum()) for i in range(len(dataset.eval)))
+    assert len(dataset.train) == 0
+    assert scored == 15 * 20 + dataset.description["sources"]["b"]["eval"]["tokens"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -162,7 +162,8 @@ def test_nothing_is_compiled_after_warm_up(compiled):
                 int(rng.integers(1, 33)),
                 temperature=float(rng.choice([0.0, 0.7])),
                 top_k=int(rng.integers(1, 50)) if rng.random() < 0.5 else None,
-                stop_tokens=rng.integers(0, 256, 3).tolist(),
+                stop_tokens=rng.integers(0, 256, int(rng.choice([3, 40]))).tolist(),
+                logit_bias={i: 0.5 for i in range(int(rng.choice([0, 100])))},
                 logprobs=2 if rng.random() < 0.2 else None,
                 seed=done,
             )

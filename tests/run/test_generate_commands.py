@@ -120,7 +120,8 @@ def test_eval_with_more_context_scores_the_same_tokens(folder):
         )
         assert done.returncode == 0, done.stderr
         found[stride] = json.loads(done.stdout)
-    assert found[64]["tokens"] == found[16]["tokens"] > 100
+    assert found[64]["tokens"] == found[16]["tokens"] == 20 * 80  # all but the first, and the end
+    assert found[64]["split"] == "all"
     assert found[64]["loss"] != found[16]["loss"]
     wrong = lmx("eval", "from=a", "stride=100", "sequence_length=64", cwd=folder)
     assert wrong.returncode == 2

@@ -11,7 +11,7 @@ from lmx.config.compose import load as compose
 from lmx.config.errors import RequestError
 from lmx.run.infer_config import GenerateConfig
 from lmx.run.load import load
-from lmx.run.sampling import PLAIN, defaults, sampling_knobs
+from lmx.run.sampling import PLAIN, defaults, new_tokens, sampling_knobs
 from tests.support import ROOT, write_pretrained
 
 TOKENIZER = ROOT.parent / "shared" / "parity" / "tokenizers" / "bytelevel_chatml"
@@ -76,6 +76,26 @@ def test_what_is_not_supported_is_refused_by_name_and_can_be_ignored(folder, key
         knobs(folder, **{key: value})
     knobs(folder, **{key: off})
     knobs(folder, "generation_config=ignore", **{key: value})
+
+
+def test_a_continuation_fits_the_context(folder):
+    loaded = load(folder)
+    with pytest.raises(ValueError, match="max_new_tokens=250 would fit"):
+        loaded.generate([[1] * 6], 400)
+    for words, told, n_prompt, expected in (
+        ([], {}, 6, 128),
+        ([], {}, 250, 6),
+        ([], {"max_new_tokens": 40}, 250, 40),
+        (["max_new_tokens=90"], {}, 250, 90),
+        ([], {}, 256, 128),  # which the engine refuses
+    ):
+        (folder / "generation_config.json").write_text(json.dumps(told))
+        config = compose(
+            "generate", [f"from={folder}", "prompt_tokens=[1]", *words], schema=GenerateConfig
+        ).config
+        loaded = load(folder)
+        found = new_tokens(loaded, config, sampling_knobs(loaded, config)["max_new_tokens"], n_prompt)
+        assert found == expected
 
 
 class Letters:
