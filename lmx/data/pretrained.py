@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lmx.data.chat import Template
 from lmx.data.published_ranks import recognise
@@ -169,15 +168,6 @@ class IdsOnly:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The ids themselves, in brackets."""
         return " ".join(f"[{i}]" for i in np.asarray(ids).tolist())
-
-
-def configured(path: str) -> dict[str, Any] | None:
-    """The configuration of the tokenizer that a run, or the run of a checkpoint, was trained with; else None."""
-    folder = Path(path).expanduser()
-    for run in (folder, folder.parent.parent):
-        if (run / "config.yaml").is_file():
-            return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["tokenizer"]
-    return None
 
 
 def open_tokenizer(path: str, *, vocab_size: int) -> TokenizerImpl:

@@ -59,11 +59,13 @@ def generate(composed: Any, run_dir: Path) -> None:
         )
         prompts = read_prompts(config, loaded)
         knobs: dict[str, Any] = sampling_knobs(loaded, config) | {"logprobs": config.logprobs}
+        wanted = knobs.pop("max_new_tokens")
         asked = [
             Request(
-                **knobs
-                | {"tokens": prompt.ids, "sample": sample}
-                | {"max_new_tokens": new_tokens(loaded, config, knobs["max_new_tokens"], len(prompt.ids))}
+                tokens=prompt.ids,
+                sample=sample,
+                max_new_tokens=new_tokens(loaded, config, wanted, len(prompt.ids)),
+                **knobs,
             )
             for prompt in prompts
             for sample in range(config.n)

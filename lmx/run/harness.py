@@ -133,15 +133,12 @@ class Judged:
         made = []
         for context, knobs in asked:
             settled = answer_knobs(knobs, self.config.max_new_tokens)
-            new = min(settled["max_new_tokens"], self.max_length - 1)
+            new = min(settled.pop("max_new_tokens"), self.max_length - 1)
             ids = tuple((self.encode(context) or self.start)[-(self.max_length - new) :])
             eos = getattr(self.tokenizer, "eos_ids", None) or [self.tokenizer.eos_id]
+            stops = [int(i) for i in eos if i is not None]
             made.append(
-                Request(
-                    **settled
-                    | {"tokens": ids, "max_new_tokens": new, "sample": met[ids]}
-                    | {"stop_tokens": [int(i) for i in eos if i is not None]}
-                )
+                Request(tokens=ids, max_new_tokens=new, sample=met[ids], stop_tokens=stops, **settled)
             )
             met[ids] += 1
         return [result.text for result in self.engine.run(made)]
