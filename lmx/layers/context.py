@@ -23,12 +23,19 @@ Attention = Callable[..., jax.Array]
 
 
 def over_context(
-    attention: Attention, mesh: Mesh, rules: Mapping[str, Any], method: str | None, *, block: int
+    attention: Attention,
+    mesh: Mesh,
+    rules: Mapping[str, Any],
+    method: str | None,
+    *,
+    block: int,
+    stage_axis: str | None = None,
 ) -> Attention:
     """`attention` (as of `KernelSet`) over parts of sequences; itself where `rules` do not split `length`.
 
     What is not split evenly (a prompt, a token at a time) is left to `attention` and the compiler. `block`: queries
-    that the ring looks at together.
+    that the ring looks at together. `stage_axis`: the mesh axis that the stages of a pipeline are mapped over, around
+    the attention.
     """
     axes, n = split_axes(rules, "length"), ways(mesh.shape, rules, "length")
     if method is None or n == 1:
@@ -59,7 +66,8 @@ def over_context(
             mesh=None if _inside_shard_map() else mesh,
             in_specs=(PartitionSpec(axes), split, split, split, split, PartitionSpec()),
             out_specs=split,
-            axis_names=set(axes),
+            # Mapped over stages, an array has their axis in front, and that has to be taken here as well.
+            axis_names={*axes, *(() if stage_axis is None else (stage_axis,))},
             check_vma=False,
         )
         return mapped(jnp.arange(n), q_BTNH, k_BSKH, v_BSKH, ids_BT, sinks_N)

@@ -69,7 +69,8 @@ def build_model(config: Any, mesh: jax.sharding.Mesh, compute_dtype: str) -> tup
     if needs is not None:
         kernels.attention_name(needs)  # says what cannot be, before anything is compiled
     block, context = config.kernels.attention_block, config.mesh.context_attention
-    attention = over_context(inside.attention, mesh, rules, context, block=block)
+    stage = None if config.mesh.pipeline is None else shard.stage_axis
+    attention = over_context(inside.attention, mesh, rules, context, block=block, stage_axis=stage)
     kernels = kernels._replace(attention=attention, precision=getattr(config, "precision", None))
     return config.model.build(compute_dtype=jnp.dtype(compute_dtype), kernels=kernels, shard=shard), kernels
 

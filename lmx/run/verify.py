@@ -50,7 +50,9 @@ def plan(composed: Composed[VerifyMesh]) -> list[Planned]:
     meshes = list(dict.fromkeys(config.meshes))
     if len(meshes) == 1 and meshes != ["single"]:
         meshes = ["single", *meshes]
-    asked: list[tuple[str, str, list[str], int]] = [(name, name, [], 1) for name in meshes]
+    asked: list[tuple[str, str, list[str], int]] = [
+        (name, name, config.verify.meshes.get(name, []), 1) for name in meshes
+    ]
     for name in config.verify.rows:
         variant = config.verify.variants[name]
         asked.append((name, variant.mesh or meshes[0], variant.overrides, variant.processes))

@@ -31,6 +31,9 @@ from lmx.sharding.rows import rows_of_process
 from lmx.train.step import loss_sums
 from lmx.types import Batch, TrainState, Tree
 
+MOST_LINES, LONGEST = 12, 500
+"""Lines of an error's message that are passed on, and characters of each."""
+
 
 class Row(NamedTuple):
     """One run.
@@ -255,7 +258,9 @@ def main(path: str) -> None:
 def _report(row: Row, error: Exception) -> None:
     folder = Path(row.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    lines = [line[:LONGEST] for line in str(error).strip().splitlines() if line.strip()]
+    if len(lines) > MOST_LINES:  # the compiler's own can be a whole program
+        lines = [*lines[:MOST_LINES], f"... ({len(lines) - MOST_LINES} more lines)"]
     kind = "" if isinstance(error, LmxError | ValueError) else f"{type(error).__name__}: "
     code = error.exit_code if isinstance(error, LmxError) else 2 if isinstance(error, ValueError) else 1
     text = "\n".join(lines) or type(error).__name__

@@ -29,6 +29,10 @@ class Verify(Config):
         "in the same quantity at the same step (at least of one rounding of the quantity itself)",
         effect="bookkeeping",
     )
+    meshes: dict[str, list[Text]] = field(
+        "option of mesh -> what else is set with it: virtual devices are one slice, unless it is said otherwise",
+        effect="bookkeeping",
+    )
     rows: list[Text] = field("variants that are compared beside the meshes", effect="bookkeeping")
     variants: dict[str, Variant] = field("variants by name", effect="bookkeeping")
     timeout: Positive = field("longest that one row may take", unit="seconds", effect="bookkeeping")

@@ -89,13 +89,15 @@ for model in MODELS:
         over = lambda p: NamedSharding(mesh, spec(p.axes[1:], rules))
         laid = jax.device_put(params, param_tree.map_params(over, specs))
         args = laid, *(jax.device_put(a, NamedSharding(mesh, spec(("batch", "length", None), rules))) for a in (x, g))
-        for exchange in ("dense", "ragged") if name in ("expert", "two axes") else ("dense",):
+        ways = {("plain", "expert"): ("dense", "ragged"), ("plain", "two axes"): ("dense", "ragged"),
+                ("capacity", "expert"): ("ragged",), ("input", "two axes"): ("ragged",)}
+        for exchange in ways.get((model, name), ("dense",)):
             kernels = kernels_config("plain").build("cpu", 8)._replace(exchange=exchange)
-            program = jax.jit(lambda *a: both(config, kernels, Shard(mesh, rules), *a))
-            got = jax.device_get(program(*args))
+            lowered = jax.jit(lambda *a: both(config, kernels, Shard(mesh, rules), *a)).lower(*args)
+            got = jax.device_get(lowered.compile()(*args))
             errors = [float(abs(a - b).max() / (abs(b).max() + 1e-30))
                       for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(jax.device_get(want))) if a.size]
-            text = program.lower(*args).as_text() if model == "plain" else ""
+            text = lowered.as_text() if model == "plain" else ""
             found[f"{model}, {name}, {exchange}"] = {
                 "error": max(errors), "exchanged": "all_to_all" in text, "dropped": int(got[2].get("dropped", 0)),
                 "max": int(got[2]["choices"].max()),
@@ -107,6 +109,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def found():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # what is compiled runs for a moment only
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, cwd=ROOT, capture_output=True, text=True
     )
@@ -117,7 +120,7 @@ def found():
 def test_every_mesh_equals_one_device(found):
     wrong = {name: case["error"] for name, case in found.items() if case["error"] > 3e-6}
     assert not wrong
-    assert len(found) == 6 + 2 + 2 * 4
+    assert len(found) == 6 + 2 + 2 * 2
 
 
 def test_tokens_are_exchanged_where_they_are_split_as_experts_are(found):
