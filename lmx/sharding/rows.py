@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ class RowParts(NamedTuple):
         return [index * size + i for index in self.indices for i in range(size)]
 
 
+@lru_cache(maxsize=64)
 def rows_of_process(sharding: NamedSharding, process: int | None = None) -> RowParts:
     """The rows [B, ...] that a process (None: this one) holds of arrays laid out by `sharding`."""
     process = jax.process_index() if process is None else process
