@@ -67,11 +67,13 @@ def run(composed: Any, run_dir: Path) -> None:
 
 def _approved(config: Any, tree: dict[str, Any]) -> None:
     """RequestError for a run on many chips that no review has approved."""
-    from lmx.run.approval import chips_of, require
+    from lmx.run.launch_config import chips_of
 
     most = config.approval.above_chips
     if most is None or config.dry_run or chips_of(config) <= most:
         return
+    from lmx.run.approval import require
+
     entry = require(Path(config.approval.experiments), config.name, tree, None)
     print(f"lmx launch: approved by {entry['by']} at {entry['at']}", file=sys.stderr)
 

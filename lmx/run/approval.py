@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import getpass
-import math
-import re
+import hashlib
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,7 @@ from lmx.config.errors import RequestError
 from lmx.config.schema import flatten
 from lmx.io.files import read_json, to_json, write_atomic
 from lmx.run.config import TrainConfig
-from lmx.run.goldens import code_hash
-from lmx.run.review import train_tree
+from lmx.run.sides import train_tree
 
 APPROVED = "approved.json"
 
@@ -114,18 +112,17 @@ def _differing(entry: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def chips_of(config: Any) -> int:
-    """Chips of a launch, as far as its target or its mesh name them: the larger number of the two."""
-    axes = [n for n in config.mesh.axes.values() if isinstance(n, int)]
-    of_mesh = math.prod(axes)
-    target = config.target
-    shape, slices = getattr(target, "topology", None), getattr(target, "slices", getattr(target, "count", 1))
-    of_target = math.prod(int(n) for n in shape.split("x")) * slices if shape else 1
-    kind = re.fullmatch(r"(v\w+?)-(\d+)", getattr(target, "accelerator_type", None) or "")
-    if kind is not None:
-        cores = 2 if kind[1] in ("v2", "v3", "v4", "v5p") else 1
-        of_target = int(kind[2]) // cores * slices
-    hosts = getattr(target, "hosts", None) or [None]
-    processes = getattr(target, "processes", 1)
-    devices = getattr(target, "devices", None) or 1
-    return max(of_mesh, of_target, len(hosts) * processes * devices)
+def code_hash() -> str:
+    """sha256 of the library's sources and of what it is installed with: two checkouts with one hash compute alike."""
+    from importlib import metadata
+
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    for name in ("jax", "jaxlib", "optax", "numpy", "grain", "orbax-checkpoint"):
+        try:
+            digest.update(f"{name} {metadata.version(name)}".encode())
+        except metadata.PackageNotFoundError:
+            digest.update(f"{name} none".encode())
+    return digest.hexdigest()[:32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,8 @@ from lmx.config.errors import ConfigError, RequestError
 from lmx.config.schema import flatten
 from lmx.io.files import read_json, write_atomic
 from lmx.run.config import TrainConfig
-from lmx.run.review import Asked, Followed, follow, shown_tree, train_tree
-from lmx.run.sides import composer
+from lmx.run.review import Asked, Followed, follow, shown_tree
+from lmx.run.sides import composer, train_tree
 
 PLAN = "plan.json"
 EXACT = ("params_total", "params_active", "params_embedding", "tokens", "tokens_per_step", "steps", "devices")
@@ -126,19 +125,3 @@ def write(folder: Path, names: Sequence[str]) -> list[Path]:
         write_atomic(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
         written.append(path)
     return written
-
-
-def code_hash() -> str:
-    """sha256 of the library's sources and of what it is installed with: two checkouts with one hash compute alike."""
-    from importlib import metadata
-
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
-    for name in ("jax", "jaxlib", "optax", "numpy", "grain", "orbax-checkpoint"):
-        try:
-            digest.update(f"{name} {metadata.version(name)}".encode())
-        except metadata.PackageNotFoundError:
-            digest.update(f"{name} none".encode())
-    return digest.hexdigest()[:32]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Literal
 
 from lmx.config.component import Config, field
@@ -60,6 +62,23 @@ class LaunchConfig(TrainConfig):
             message = "the launcher tells the processes how they find each other"
             found.append(("distributed.method", message, "distributed=auto"))
         return [*found, *self.target.problems()]
+
+
+def chips_of(config: LaunchConfig) -> int:
+    """Chips of a launch, as far as its target or its mesh name them: the larger number of the two."""
+    axes = [n for n in config.mesh.axes.values() if isinstance(n, int)]
+    of_mesh = math.prod(axes)
+    target = config.target
+    shape, slices = getattr(target, "topology", None), getattr(target, "slices", getattr(target, "count", 1))
+    of_target = math.prod(int(n) for n in shape.split("x")) * slices if shape else 1
+    kind = re.fullmatch(r"(v\w+?)-(\d+)", getattr(target, "accelerator_type", None) or "")
+    if kind is not None:
+        cores = 2 if kind[1] in ("v2", "v3", "v4", "v5p") else 1
+        of_target = int(kind[2]) // cores * slices
+    hosts = getattr(target, "hosts", None) or [None]
+    processes = getattr(target, "processes", 1)
+    devices = getattr(target, "devices", None) or 1
+    return max(of_mesh, of_target, len(hosts) * processes * devices)
 
 
 class LaunchStatus(Config):

@@ -26,6 +26,7 @@ from lmx.review.target import Target
 from lmx.run.config import TrainConfig
 from lmx.run.consequences import Consequences, consequences, derived
 from lmx.run.outline import Outline, outline
+from lmx.run.sides import train_tree
 from lmx.run.target import target_of
 from lmx.sharding import ways
 
@@ -51,15 +52,6 @@ class Followed(NamedTuple):
     outline: Outline
     found: Consequences
     derived: dict[str, Any]
-
-
-OF_THE_COMMAND = {"resume": None, "output": "text"}
-"""Keys that say how `lmx train` is called, not what a run is."""
-
-
-def train_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a command's tree that is `lmx train`'s, called plainly."""
-    return {key: value for key, value in tree.items() if key in TrainConfig.model_fields} | OF_THE_COMMAND
 
 
 def follow(config: TrainConfig, asked: Asked, past: Past | None) -> Followed:

@@ -36,6 +36,15 @@ print(json.dumps({"tree": composed.tree, "origins": composed.origins}))
 """
 
 
+OF_THE_COMMAND = {"resume": None, "output": "text"}
+"""Keys that say how `lmx train` is called, not what a run is."""
+
+
+def train_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a command's tree that is `lmx train`'s, called plainly."""
+    return {key: value for key, value in tree.items() if key in TrainConfig.model_fields} | OF_THE_COMMAND
+
+
 def composer(**places: Any) -> Composer[TrainConfig]:
     """Of `lmx train`, for another machine."""
     return Composer("train", TrainConfig, **{**places, "elsewhere": True})
