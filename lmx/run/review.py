@@ -72,7 +72,7 @@ def document(old: Side, new: Side, config: TrainConfig, asked: Asked) -> dict[st
     before, why = _before(old, asked, past)
     found = changes(old, new, TrainConfig)
     facts = facts_of(now, runs)
-    gates = judge(asked.gates, facts, config.waive, new.origins)
+    gates = judge(asked.gates, facts, config.waive, new.origins) if asked.gates else []
     told = changes_json(found)
     told["derived"] = _derived_changes(before, now)
     return {
