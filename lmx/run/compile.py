@@ -24,6 +24,7 @@ from lmx.run.build import Parts, build
 from lmx.run.compile_config import Compile
 from lmx.run.config import TrainConfig
 from lmx.run.length import steps_or_none
+from lmx.run.numbers import how_it_is_computed
 from lmx.run.programs import abstract_batch, compiler_options, lowered_step
 from lmx.run.refused import dump
 from lmx.run.topology import devices_of, parse_topology
@@ -43,6 +44,7 @@ class Report(NamedTuple):
     flops     of the whole program over all devices, by the model's own formula
     links     mesh axis -> what it runs over: ICI, DCN, ...
     hbm       bytes of a device that a program may fill; None where no figure is known (CPU)
+    computed  devices in their order, pipeline, kernels, precision: a line each, as at the start of a run
     cached    whether this very program was compiled, and reported on, before
     """
 
@@ -61,6 +63,7 @@ class Report(NamedTuple):
     compile_time: float
     hash: str
     cached: bool
+    computed: tuple[str, ...]
 
     @property
     def peak(self) -> int:
@@ -211,6 +214,7 @@ def compile_program(
         hbm=None if chip is None else chip.hbm,
         hash=known.key,
         cached=cached,
+        computed=tuple(how_it_is_computed(config, parts)),
         **found._asdict(),
     )
 

@@ -30,6 +30,7 @@ def compile_and_report(config: Compile) -> float:
     if config.output == "json":
         print(json.dumps({**first, "programs": reports}))
     else:
+        print("\n".join(first["computed"]) + "\n")
         for told in reports.values():
             print_report(told)
     if refused:
@@ -49,6 +50,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "device_kind": report.device_kind,
         "mesh": report.mesh,
         "links": report.links,
+        "computed": list(report.computed),
         "argument_bytes": None if memory is None else memory.arguments,
         "output_bytes": None if memory is None else memory.outputs,
         "temp_bytes": None if memory is None else memory.temporaries,

@@ -71,20 +71,8 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
         f"tokens, {tokens / max(dataset.tokens_per_epoch, 1):.2f} epochs",
         f"data: {readable(train.get('tokens', dataset.tokens_per_epoch))} tokens to train on, "
         f"{readable(held.get('tokens', 0))} to evaluate on",
-        describe_mesh(parts.mesh) + (f", preset {config.mesh.preset}" if config.mesh.preset else ""),
+        *how_it_is_computed(config, parts),
     ]
-    plan = pipeline.schedule(make_shard(parts.mesh, config.mesh.rules, config.mesh.pipeline))
-    if plan is not None:
-        lines.append(pipeline.describe(plan))
-    needs = config.model.attention_needs(trainer.compute_dtype)
-    if needs is not None:
-        asked = " (auto)" if config.kernels.attention == "auto" else ""
-        around = config.mesh.context_attention if config.mesh.rules["length"] else None
-        split = f", sequences split: {around}" if around else ""
-        lines.append(f"attention: {parts.kernels.attention_name(needs)}{asked}{split}")
-    for name, products in config.precision.products.items():
-        patterns = products.path if isinstance(products.path, str) else ", ".join(products.path)
-        lines.append(f"{products.format}: products with {patterns} ({name})")
     for row in config.optimizer.table(specs):
         lines.append(
             f"  {row.rule}{'' if row.group == ALL_OTHERS else f' ({row.group})'}: "
@@ -97,6 +85,25 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
         + ("" if throughput.peak else "; no MFU: set trainer.peak_flops")
     )
     return "\n".join(lines)
+
+
+def how_it_is_computed(config: TrainConfig, parts: Parts) -> list[str]:
+    """Devices in the order of the mesh with their links, the pipeline's bubble, kernels and precision: a line each."""
+    trainer = config.trainer
+    lines = [describe_mesh(parts.mesh) + (f", preset {config.mesh.preset}" if config.mesh.preset else "")]
+    plan = pipeline.schedule(make_shard(parts.mesh, config.mesh.rules, config.mesh.pipeline))
+    if plan is not None:
+        lines.append(pipeline.describe(plan))
+    needs = config.model.attention_needs(trainer.compute_dtype)
+    if needs is not None:
+        asked = " (auto)" if config.kernels.attention == "auto" else ""
+        around = config.mesh.context_attention if config.mesh.rules["length"] else None
+        split = f", sequences split: {around}" if around else ""
+        lines.append(f"attention: {parts.kernels.attention_name(needs)}{asked}{split}")
+    for name, products in config.precision.products.items():
+        patterns = products.path if isinstance(products.path, str) else ", ".join(products.path)
+        lines.append(f"{products.format}: products with {patterns} ({name})")
+    return lines
 
 
 def summary(

@@ -58,12 +58,13 @@ def parse_topology(text: str) -> Topology:
     match = re.fullmatch(r"([a-z0-9]+)[:\-](\d+(?:x\d+)*)", text.strip().lower())
     if match is None:
         raise RequestError(
-            f"topology={text}: expected a chip and a shape, such as v5e:4x4, v5p:4x4x4, v6e:16x16, cpu:8"
+            f"topology={text}: expected a chip and a shape, such as v5e:4x4, v5p:4x4x4, v6e:16x16, cpu:8; "
+            f"the chips are {', '.join(names)}"
         )
     chip, shape = match[1], tuple(int(n) for n in match[2].split("x"))
     if chip not in names:
         near = _ALSO_CALLED.get(chip) or next(
-            iter(difflib.get_close_matches(chip, names, n=1, cutoff=0.3)), "cpu"
+            iter(difflib.get_close_matches(chip, names, n=1, cutoff=0.6)), "cpu"
         )
         hint = "" if near == "cpu" else f"; did you mean {_nearest(near, shape, text)}?"
         raise RequestError(

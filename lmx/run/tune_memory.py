@@ -40,7 +40,10 @@ POLICIES: tuple[str | dict[str, str], ...] = (
 
 
 class Point(NamedTuple):
-    """One setting. recomputed: FLOPs of a step beyond those without rematerialisation, as a part of those."""
+    """One setting. recomputed: FLOPs of a step's products beyond the fewest of any that was tried, as a part of those.
+
+    Those are not always the ones of `none`: attention may compute its scores twice unless a policy keeps them.
+    """
 
     overrides: tuple[str, ...]
     micro_batch: int
@@ -56,13 +59,10 @@ def tune_memory(config: TuneMemory) -> float:
     """Prints every point and marks the Pareto front; returns the smallest peak. LmxError when nothing fits."""
     devices = topology_devices(config)
     settings = _settings(config, devices)
-    recomputed: dict[str, float] = {}
+    flops = _flops(config, ["none", *(remat for remat, _ in settings)], devices)
     points = []
     for remat, accumulation in settings:
         setting = changed(changed(config, "model.remat", remat), "trainer.accumulation", accumulation)
-        name = json.dumps(remat)
-        if name not in recomputed:
-            recomputed[name] = _recomputed(config, setting, devices)
         overrides = (write_override("model.remat", remat), f"trainer.accumulation={accumulation}")
         print(f"lmx tune memory: {' '.join(overrides)}", file=sys.stderr)
         report = compile_program(
@@ -79,7 +79,7 @@ def tune_memory(config: TuneMemory) -> float:
                 overrides=overrides,
                 micro_batch=config.trainer.batch_sequences() // accumulation,
                 accumulation=accumulation,
-                recomputed=recomputed[name],
+                recomputed=flops[json.dumps(remat)] / min(flops.values()) - 1,
                 peak=report.peak,
                 headroom=free,
                 fits=report.fits and (free is None or free >= config.search.headroom),
@@ -138,13 +138,15 @@ def _on_cpu(config: TuneMemory) -> bool:
     return config.topology.startswith("cpu")
 
 
-def _recomputed(config: TuneMemory, setting: Any, devices: Sequence[Any]) -> float:
-    """FLOPs of the products in a step of `setting`, over those of one that keeps everything, minus 1."""
-    counts = []
-    for one in (setting, changed(setting, "model.remat", "none")):
-        one = changed(one, "trainer.accumulation", config.trainer.accumulation)
-        parts = build_for(one, devices)
-        batch = abstract_batch(one, parts, example_row(one), one.trainer.batch_sequences())
-        traced = train_program(one, parts, norms=False).trace(parts.abstract_state, batch)
-        counts.append(product_flops(traced.jaxpr.jaxpr))
-    return counts[0] / counts[1] - 1
+def _flops(config: TuneMemory, remats: Sequence[Any], devices: Sequence[Any]) -> dict[str, float]:
+    """Of the products in a step with each value of `model.remat`, as JSON."""
+    found: dict[str, float] = {}
+    for remat in remats:
+        name = json.dumps(remat)
+        if name not in found:
+            one = changed(config, "model.remat", remat)
+            parts = build_for(one, devices)
+            batch = abstract_batch(one, parts, example_row(one), one.trainer.batch_sequences())
+            traced = train_program(one, parts, norms=False).trace(parts.abstract_state, batch)
+            found[name] = product_flops(traced.jaxpr.jaxpr)
+    return found

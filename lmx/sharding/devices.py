@@ -68,18 +68,25 @@ def axis_sizes(config: MeshConfig, n_devices: int, slices: int = 1) -> dict[str,
             f"is not a divisor of the {n_devices} devices" if free else f"but there are {n_devices} devices"
         )
         raise ValueError(
-            f"mesh.axes: {said} = {product}{' ' if free else ', '}{problem}; {_proposal(sizes, n_devices)}"
+            f"mesh.axes: {said} = {product}{' ' if free else ', '}{problem}; {_proposal(sizes, n_devices, slices)}"
         )
     return {name: size if isinstance(size, int) else n_devices // product for name, size in sizes.items()}
 
 
-def _proposal(sizes: dict[str, Any], n_devices: int) -> str:
-    """Sizes near those asked for that fit the devices: of each axis, inner ones first, the largest divisor left."""
-    left, fitting = n_devices, {}
-    for name, size in reversed(sizes.items()):
+def _proposal(sizes: dict[str, Any], n_devices: int, slices: int) -> str:
+    """Sizes near those asked for that fit the devices: of each axis, inner ones first, the largest divisor left.
+
+    The outermost axis keeps the slices where it can: only it is meant to cross the slow links between them.
+    """
+    inner = dict(list(sizes.items())[1:])
+    kept = slices if inner and n_devices % slices == 0 else 1
+    left, fitting = n_devices // kept, {}
+    for name, size in reversed(inner.items() if kept > 1 else sizes.items()):
         if isinstance(size, int):
             fitting[name] = max(n for n in range(1, size + 1) if left % n == 0)
             left //= fitting[name]
+    if kept > 1:
+        fitting[next(iter(sizes))] = kept
     free = next((name for name, size in sizes.items() if not isinstance(size, int)), next(iter(sizes)))
     fitting[free] = fitting.get(free, 1) * left
     words = [

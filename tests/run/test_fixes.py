@@ -28,6 +28,7 @@ def report(needs):
             *(memory, needed, None, 1.0, 16 * GB, 1.0),
             hash="",
             cached=False,
+            computed=(),
         )
 
     return one

@@ -19,6 +19,7 @@ COMMON = (
 OF_DENSE = ("model.n_layers=1", "trainer.global_batch_size=8", "trainer.eval_batch_size=8")
 OF_EXPERTS = (
     *("experiment=verify_moe", "model.n_layers=2", "optimizer=muon", "optimizer.newton_schulz.dtype=float32"),
+    "optimizer.newton_schulz.steps=1",
     *("trainer.global_batch_size=16", "trainer.eval_batch_size=16"),
 )
 

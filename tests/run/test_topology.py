@@ -42,6 +42,8 @@ def test_slices_that_exist(text, chips):
         ("v7x:4x4x4", "tpu7x:4x4x4"),
         ("v6e:2*2", "such as v5e:4x4"),
         ("pod", "v5p:4x4x4"),
+        ("v9", "the chips are v5e, v6e, v4, v5p, tpu7x, cpu"),
+        ("h100:8", "the chips are v5e, v6e, v4, v5p, tpu7x, cpu"),
         ("cpu:0", "cpu:8"),
         ("v5p:32x32x32", "v5p:16x20x28"),
     ],

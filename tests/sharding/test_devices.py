@@ -35,6 +35,15 @@ def test_auto_takes_what_is_left():
     assert axis_sizes(mesh_config(slice="slices", fsdp="auto"), 8, slices=2) == {"slice": 2, "fsdp": 4}
 
 
+def test_slices_stay_the_outermost_axis_of_what_is_proposed():
+    with pytest.raises(
+        ValueError, match=r"slice 2 x fsdp 16 fits: mesh\.axes\.slice=auto mesh\.axes\.fsdp=16"
+    ):
+        axis_sizes(mesh_config(slice=4, fsdp=256), 32, slices=2)
+    with pytest.raises(ValueError, match="slice 2 x fsdp 4 x tensor 4 fits"):
+        axis_sizes(mesh_config(slice=4, fsdp=8, tensor=4), 32, slices=2)
+
+
 @pytest.mark.parametrize(
     ("axes", "proposal"),
     [
