@@ -69,13 +69,18 @@ class Work(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Seconds of one step on one device; `memory` are bytes of state (parameters, moments, gradients)."""
+    """Seconds of one step on one device, and bytes that it holds.
+
+    state_bytes   parameters, moments, gradients
+    input_bytes   inputs of each layer, kept until the backward pass, where all else is computed again
+    """
 
     compute: float
     hbm: float
     ici: float
     dcn: float
     state_bytes: float
+    input_bytes: float
 
     @property
     def least(self) -> float:
@@ -137,6 +142,7 @@ def times(
     split: Split,
     *,
     tokens: int,
+    micro_batches: int = 1,
     recomputed: float = 1 / 3,
     compute_bytes: int = 2,
     state_bytes: int = 12,
@@ -145,6 +151,7 @@ def times(
 ) -> Times:
     """A step of `tokens` over all devices.
 
+    micro_batches   that it is accumulated over: weights are read and gathered, gradients summed, for each of them
     recomputed      FLOPs of rematerialisation, as a part of forward and backward (1/3: the whole forward pass)
     compute_bytes   of a weight as it is gathered and read, and of an activation
     state_bytes     a parameter's, with its moments
@@ -157,7 +164,7 @@ def times(
     # Weights: read forward, again for what is recomputed, and twice backward. State: read and written once.
     passes = 3 + 3 * recomputed
     held = (work.dense + work.experts / split.expert) / split.tensor
-    weights = passes * compute_bytes * held
+    weights = passes * compute_bytes * held * micro_batches
     update = (2 * state_bytes + gradient_bytes) * work.parameters / (split.fsdp * split.tensor)
     streams = passes * compute_bytes * each * work.layers * work.streams * work.width / split.tensor
     hbm = (weights + update + streams) / chip.hbm_speed
@@ -167,7 +174,7 @@ def times(
     sent += (
         _ring(copies) * (2 * compute_bytes + gradient_bytes) * work.experts / (split.expert * split.tensor)
     )
-    ici = sent / ring_speed(chip, for_fsdp)
+    ici = sent * micro_batches / ring_speed(chip, for_fsdp)
     # Two sums of the residual stream a layer forward, two backward, and those of what is recomputed.
     sums = (4 + 6 * recomputed) * work.layers * 2 * _ring(split.tensor) * compute_bytes * each * work.width
     ici += sums / ring_speed(chip, for_tensor) if split.tensor > 1 else 0.0
@@ -182,9 +189,13 @@ def times(
         * work.top_k
     )
     ici += moved / split.tensor / _exchange_speed(chip, for_fsdp, split.expert)
-    between = 2 * _ring(split.data) * gradient_bytes * work.parameters / (split.fsdp * split.tensor)
+    between = (
+        micro_batches * 2 * _ring(split.data) * gradient_bytes * work.parameters / (split.fsdp * split.tensor)
+    )
     state = (state_bytes + gradient_bytes) * work.parameters / (split.fsdp * split.tensor)
-    return Times(compute, hbm, ici, between / chip.dcn_speed, state)
+    # Between the blocks a tensor group splits them along the sequence (`mesh=sequence`).
+    inputs = work.layers * each / micro_batches * work.width * compute_bytes / split.tensor
+    return Times(compute, hbm, ici, between / chip.dcn_speed, state, inputs)
 
 
 def _ring(n: int) -> float:

@@ -8,17 +8,19 @@ from typing import NamedTuple
 from lmx.chips import Chip
 from lmx.review.roofline import Split, Times, Work, times
 
-STATE_SHARE = 0.6
-"""Part of the memory for parameters, moments and gradients: activations and gathered weights want the rest."""
+SHARE = 0.8
+"""Part of the memory for state and the layers' inputs: what a layer computes again, gathered weights and the loss want
+the rest (6 GB of Llama 3 8B, 10 GB of 70B, as compiled: docs/scaling.md)."""
 
 
 class Row(NamedTuple):
-    """One run: `chips` of a slice, `slices` of them, and the split that is best by the roofline."""
+    """One run: `chips` of a slice, `slices` of them, and what is best by the roofline: a split, micro-batches."""
 
     chips: int
     slices: int
     tokens: int
     split: Split
+    micro_batches: int
     times: Times
     fits: bool
 
@@ -45,21 +47,27 @@ def best(
 ) -> Row:
     """The fastest split that leaves every copy of the batch whole sequences; among equals the plainest.
 
-    Splits whose state takes more than STATE_SHARE of the memory only where no other is left.
+    With as many micro-batches (a power of two) as it takes to fit: splits whose state and layers' inputs take more than
+    SHARE of the memory only where no other is left.
     """
     found = []
     for split in splits(work, chips, slices):
         sequences = tokens / length / (split.data * split.fsdp)
         if sequences < 1 or sequences != int(sequences):
             continue
-        t = times(work, chip, split, tokens=tokens, state_bytes=state_bytes)
-        found.append(Row(chips, slices, tokens, split, t, t.state_bytes <= STATE_SHARE * chip.hbm))
+        n = 1
+        while sequences % n == 0:
+            t = times(work, chip, split, tokens=tokens, micro_batches=n, state_bytes=state_bytes)
+            fits = t.state_bytes + t.input_bytes <= SHARE * chip.hbm
+            found.append(Row(chips, slices, tokens, split, n, t, fits))
+            n *= 2
     if not found:
         raise ValueError(
             f"{tokens:,} tokens are less than one sequence of {length} for each part of {chips} chips"
         )
     plain = lambda r: (r.split.tensor > 1) + (r.split.expert > 1)
-    return min(found, key=lambda r: (not r.fits, round(r.times.least, 6), round(r.times.most, 6), plain(r)))
+    order = lambda r: (round(r.times.least, 6), round(r.times.most, 6), plain(r), r.micro_batches)
+    return min([row for row in found if row.fits] or found, key=order)
 
 
 def least_tokens(chip: Chip, *, recomputed: float = 1 / 3, gradient_bytes: int = 4) -> float:
@@ -75,14 +83,16 @@ def least_tokens(chip: Chip, *, recomputed: float = 1 / 3, gradient_bytes: int =
 def markdown(rows: Sequence[Row]) -> str:
     """A table."""
     lines = [
-        "| chips | slices | tokens a step | mesh | compute | HBM | ICI | DCN | bound by | state | MFU at most |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| chips | slices | tokens a step | mesh | micro-batches | compute | HBM | ICI | DCN | bound by "
+        "| state + inputs | MFU at most |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         t = row.times
         seconds = " | ".join(f"{x:.3g} s" if x else "0" for x in (t.compute, t.hbm, t.ici, t.dcn))
+        held = f"{t.state_bytes / 1e9:.1f} + {t.input_bytes / 1e9:.1f} GB{'' if row.fits else ' (too much)'}"
         lines.append(
-            f"| {row.chips} | {row.slices} | {row.tokens / 2**20:g}M | {row.split} | {seconds} | {t.bound} | "
-            f"{t.state_bytes / 1e9:.1f} GB{'' if row.fits else ' (too much)'} | {row.utilisation:.0%} |"
+            f"| {row.chips} | {row.slices} | {row.tokens / 2**20:g}M | {row.split} | {row.micro_batches} "
+            f"| {seconds} | {t.bound} | {held} | {row.utilisation:.0%} |"
         )
     return "\n".join(lines)

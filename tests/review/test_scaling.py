@@ -10,7 +10,7 @@ from lmx.chips import Chip, chip_named
 from lmx.models.flops import decoder_flops
 from lmx.models.specs import decoder_specs
 from lmx.review.roofline import Split, Work, times, work_of
-from lmx.review.scaling import STATE_SHARE, best, least_tokens, markdown, splits
+from lmx.review.scaling import SHARE, best, least_tokens, markdown, splits
 from tests.support import ROOT, model_config
 
 LENGTH = 8192
@@ -76,8 +76,20 @@ def test_the_plainest_of_equals_and_whole_sequences_for_all():
 def test_what_does_not_fit_is_taken_only_where_nothing_else_does():
     few = best(work("llama3p1_405b"), chip("v6e"), chips=256, slices=1, tokens=2**24, length=LENGTH)
     assert not few.fits
-    assert few.times.state_bytes > STATE_SHARE * chip("v6e").hbm
+    assert few.times.state_bytes + few.times.input_bytes > SHARE * chip("v6e").hbm
     assert best(work("llama3p1_405b"), chip("v5p"), chips=256, slices=1, tokens=2**24, length=LENGTH).fits
+
+
+def test_micro_batches_make_activations_fit_and_cost_traffic():
+    row = best(work("llama3p1_405b"), chip("v5p"), chips=256, slices=1, tokens=2**24, length=LENGTH)
+    assert row.micro_batches > 1
+    whole = times(work("llama3p1_405b"), chip("v5p"), row.split, tokens=2**24)
+    assert whole.state_bytes + whole.input_bytes > chip("v5p").hbm
+    assert row.times.input_bytes == pytest.approx(whole.input_bytes / row.micro_batches)
+    assert row.times.ici > whole.ici
+    # 80 layers, 16,384 tokens of a device, 8,192 wide, two bytes: as compiled for v5p:4x4x4 (docs/scaling.md).
+    compiled = times(work("llama3_70b"), chip("v5p"), Split(fsdp=64), tokens=64 * 4 * 4096)
+    assert compiled.input_bytes == pytest.approx(21.47e9, rel=1e-3)
 
 
 def test_splits_take_all_chips():
