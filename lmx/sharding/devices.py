@@ -41,10 +41,9 @@ def slice_of(device: Any) -> int:
 
     A slice of TPU chips; of GPUs a host, or several that NVLink joins (JAX says which); of CPU devices a process.
     """
-    found = getattr(device, "slice_index", None)
-    if found is not None:
-        return int(found)
-    return int(device.process_index) if device.platform == "cpu" else 0
+    if device.platform == "cpu":  # JAX puts the processes of one host into one slice
+        return int(device.process_index)
+    return int(getattr(device, "slice_index", None) or 0)
 
 
 def n_slices(devices: Sequence[Any]) -> int:

@@ -35,6 +35,13 @@ def test_auto_takes_what_is_left():
     assert axis_sizes(mesh_config(slice="slices", fsdp="auto"), 8, slices=2) == {"slice": 2, "fsdp": 4}
 
 
+def test_processes_are_the_slices_of_cpu_devices_though_jax_says_otherwise():
+    devices = [Device(i, i // 2, slice_index=0, platform="cpu", device_kind="cpu") for i in range(4)]
+    mesh = make_mesh(mesh_config("multislice"), devices)
+    assert dict(mesh.shape) == {"slice": 2, "fsdp": 2}
+    assert str(links(mesh)["slice"]) == "sockets"
+
+
 def test_slices_stay_the_outermost_axis_of_what_is_proposed():
     with pytest.raises(
         ValueError, match=r"slice 2 x fsdp 16 fits: mesh\.axes\.slice=auto mesh\.axes\.fsdp=16"
