@@ -62,16 +62,17 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, Path, bool]:
 
 def load_frozen(path: Path, command: Command) -> Any:
     """The validated configuration of a file; ConfigError with every problem, RequestError where it cannot be read."""
-    from lmx.config.compose import Composed, plain, read_tree
+    from lmx.config.compose import Composed, plain
+    from lmx.config.earlier import read_frozen
     from lmx.config.origins import file_origins, origin_of
     from lmx.config.validate import contradictions, faults, validate
 
+    schema = command.schema_class()
     try:
-        tree = read_tree(path)
+        tree = read_frozen(path, schema)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise RequestError(f"--frozen {path}: this configuration cannot be read: {reason}") from error
-    schema = command.schema_class()
     checked = validate(schema, tree)
     problems: list[Problem] = list(checked.problems)
     if checked.config is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -186,8 +187,13 @@ def _execute(command: Command, arguments: list[str]) -> int:
     _, problems = composer.check(overrides)
     if problems:
         raise ConfigError(problems, command.name)
-    code = _enter(task, [*flags, *overrides])
+    code = _enter(task, [*flags, *_merging(overrides)])
     return code or max((failed[1] for failed in task.outcome.failed), default=DONE)
+
+
+def _merging(overrides: list[str]) -> list[str]:
+    """As Hydra takes them: `mesh.axes={data:2,context:2}` with a key that no file sets is `++mesh.axes={...}` to it."""
+    return [re.sub(r"\A(?=[A-Za-z_][\w.]*=\{)", "++", line) for line in overrides]
 
 
 def _show(task: Task, flags: list[str], overrides: list[str]) -> int:
@@ -199,7 +205,7 @@ def _show(task: Task, flags: list[str], overrides: list[str]) -> int:
     _, problems = composer.check(overrides)
     try:
         with described(composer.devices(overrides)):
-            code = _enter(task, [*flags, *overrides])
+            code = _enter(task, [*flags, *_merging(overrides)])
     except Exception:
         if not problems:
             raise
@@ -232,7 +238,7 @@ def _sweep(task: Task, flags: list[str], overrides: list[str]) -> int:
     from lmx.config.compose import Composer
     from lmx.config.sweep import check_sweep
 
-    name = task.command.name
+    name, overrides = task.command.name, _merging(overrides)
     composer = Composer(name, task.command.schema_class(), overrides=overrides, **task.places)
     sweep = check_sweep(composer, overrides)
     if sweep.problems:

@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 from pydantic_core import PydanticCustomError
 
+from lmx.config.errors import UNSET
+
 Effect = Literal["numerics", "throughput", "bookkeeping"]
 
 
@@ -136,16 +138,20 @@ def field(
     unit: str | None = None,
     example: str | None = None,
     off: str | None = None,
+    before: Any = UNSET,
     **limits: Any,
 ) -> Any:
     """A required key: its meaning, its unit, and what a change of it affects.
 
     `example` is a value to show where none is given; `off` what turns a node off that cannot be null
-    (`tokens=0`, a key inside and its value).
+    (`tokens=0`, a key inside and its value). `before`, for a key that earlier versions did not have: the value that
+    does what they did, taken for the configurations that they froze (see `lmx.config.earlier`).
 
     `effect` is `numerics` (the result of a run changes), `throughput` (only its speed or memory does) or
     `bookkeeping` (neither does); a resumed run accepts changes of the last two.
     """
     told = {"effect": effect, "unit": unit, "example": example, "off": off}
     extra: Any = {name: value for name, value in told.items() if value is not None}
+    if before is not UNSET:
+        extra["before"] = before
     return Field(description=description, json_schema_extra=extra, **limits)

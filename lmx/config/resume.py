@@ -12,7 +12,8 @@ from omegaconf import OmegaConf, open_dict
 
 from lmx.config.apply import apply_values
 from lmx.config.component import Config
-from lmx.config.compose import Composed, Composer, plain, read_tree, unique
+from lmx.config.compose import Composed, Composer, plain, unique
+from lmx.config.earlier import read_frozen
 from lmx.config.errors import UNSET, ConfigError, Problem, RequestError, show_value
 from lmx.config.groups import Composition
 from lmx.config.origins import Origins, command_line, file_origins, origin_of, set_by_override
@@ -43,7 +44,7 @@ def load_resumed(
     RequestError where `run_dir` is not the directory of a run.
     """
     path = Path(run_dir) / "config.yaml"
-    frozen = _frozen(Path(run_dir), path)
+    frozen = _frozen(Path(run_dir), path, schema)
     composer = Composer(command, schema, overrides=overrides, **places)
     parsed, problems = parse_overrides(composer.tree, overrides)
     parsed = [o for o in parsed if o.key_or_group != "resume"]
@@ -80,7 +81,7 @@ def load_resumed(
     return Composed(config, plain(config, tree), lines, schema, lambda: origins)
 
 
-def _frozen(run_dir: Path, path: Path) -> dict[str, Any]:
+def _frozen(run_dir: Path, path: Path, schema: type[Config]) -> dict[str, Any]:
     if not run_dir.is_dir():
         near = sorted(
             str(p.parent)
@@ -94,7 +95,7 @@ def _frozen(run_dir: Path, path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RequestError(f"resume={run_dir}: this is not the directory of a run: it holds no config.yaml")
     try:
-        return read_tree(path)
+        return read_frozen(path, schema)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise RequestError(f"resume={run_dir}: config.yaml cannot be read: {reason}") from error

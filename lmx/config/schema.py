@@ -84,7 +84,7 @@ def classes_at(annotation: Any, value: Any) -> list[type[Config]]:
     return found
 
 
-def _inside(annotation: Any) -> Any:
+def inside_of(annotation: Any) -> Any:
     """The type of the entries of a dict or list type; UNSET for anything else."""
     for part in alternatives(annotation):
         origin, args = get_origin(part) or part, get_args(part)
@@ -106,9 +106,7 @@ def _weaker(left: str, right: str) -> Effect:
 
 
 def _effect(info: FieldInfo) -> Effect:
-    extra = info.json_schema_extra
-    effect = extra.get("effect", "numerics") if isinstance(extra, dict) else "numerics"
-    return effect  # type: ignore[return-value]
+    return told_by(info).get("effect", "numerics")
 
 
 def step(spot: Spot, key: str, value: Any) -> Spot | None:
@@ -119,7 +117,7 @@ def step(spot: Spot, key: str, value: Any) -> Spot | None:
             return Spot(info.annotation, info, _weaker(spot.effect, _effect(info)))
         if key == "_target_" and issubclass(cls, Component):
             return Spot(str, None, spot.effect)
-    inside = _inside(spot.annotation)
+    inside = inside_of(spot.annotation)
     return None if inside is UNSET else Spot(inside, None, spot.effect)
 
 
@@ -156,9 +154,14 @@ def effect_of(schema: type[Config], key: str, tree: Any = None) -> Effect:
 
 
 def told(spot: Spot | None, name: str) -> Any:
-    """What the field says of itself under `unit`, `example` or `off`; None where it says nothing."""
-    extra = spot.field.json_schema_extra if spot is not None and spot.field is not None else None
-    return extra.get(name) if isinstance(extra, dict) else None
+    """What the field says of itself under `unit`, `example`, `off` or `before`; None where it says nothing."""
+    return told_by(spot.field).get(name) if spot is not None else None
+
+
+def told_by(info: FieldInfo | None) -> dict[str, Any]:
+    """All that a field says of itself beyond its type and meaning."""
+    extra = info.json_schema_extra if info is not None else None
+    return extra if isinstance(extra, dict) else {}
 
 
 def description_of(schema: type[Config], key: str, tree: Any = None) -> str:
@@ -179,7 +182,7 @@ def known_keys(schema: type[Config], tree: Any) -> list[str]:
         for cls in classes_at(annotation, value):
             names.update({key: info.annotation for key, info in fields_of(cls).items()})
         if isinstance(value, Mapping) and is_open(annotation):
-            names.update({str(key): _inside(annotation) for key in value})
+            names.update({str(key): inside_of(annotation) for key in value})
         for key, inner in names.items():
             found.append(prefix + key)
             inside = value.get(key) if isinstance(value, Mapping) else None

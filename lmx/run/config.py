@@ -35,7 +35,7 @@ class TrainConfig(Config):
     checkpoint: Checkpoint = field("what is kept, and how often", effect="bookkeeping")
     logging: Logging = field("what is reported, and where", effect="bookkeeping")
     waive: dict[Text, Text] = field(
-        "gates of lmx review that need not hold for this run: name -> why", effect="bookkeeping"
+        "gates of lmx review that need not hold for this run: name -> why", effect="bookkeeping", before={}
     )
     resume: Text | None = field("run directory to go on with", effect="bookkeeping")
     output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")

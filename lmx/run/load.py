@@ -13,7 +13,7 @@ import numpy as np
 
 from lmx import params as param_tree
 from lmx.config.compose import load as compose
-from lmx.config.compose import read_tree
+from lmx.config.earlier import read_frozen
 from lmx.config.errors import RequestError
 from lmx.config.mesh import Mesh
 from lmx.config.overrides import write_value
@@ -158,7 +158,7 @@ def find(path: str | Path, which: Which = "last") -> Source:
     if path.name.isdecimal() and path.parent.name == "checkpoints":
         path, which = path.parent.parent, int(path.name)
     if (path / "config.yaml").is_file():
-        tree = read_tree(path / "config.yaml")
+        tree = read_frozen(path / "config.yaml", TrainConfig)
         tree["tokenizer"] = kept_tokenizer(path) or tree["tokenizer"]
         checked = validate(TrainConfig, tree)
         if checked.config is None:

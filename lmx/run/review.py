@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from pydantic import ValidationError
 
 from lmx.chips import chip_of
+from lmx.config.earlier import completed
 from lmx.config.errors import UNSET, LmxError
 from lmx.config.resume import preventing
 from lmx.config.schema import flatten
@@ -206,7 +207,7 @@ def _beside(runs: Sequence[Old], target: Target) -> list[Beside]:
         if chip is None or target.chip is None or chip.name != target.chip.name or not run.step_time:
             continue
         summary = read_summary(Path(run.path))
-        tree = {"waive": {}, **read_config(Path(run.path))}
+        tree = completed(read_config(Path(run.path)), TrainConfig)
         devices = int(summary.get("devices") or 1)
         try:
             config = TrainConfig.model_validate(train_tree(tree))

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmx.config.compose import Composer, read_tree
+from lmx.config.compose import Composer
+from lmx.config.earlier import completed, read_frozen
 from lmx.config.errors import ConfigError, RequestError
 from lmx.config.files import conf_dir
 from lmx.config.origins import file_origins
@@ -92,8 +93,8 @@ def short_origins(origins: Mapping[str, str]) -> dict[str, str]:
 
 
 def _plain(path: Path) -> dict[str, Any]:
-    """A resolved tree; one from before a run could waive gates waives none."""
-    return {"waive": {}, **read_tree(path)}
+    """A resolved tree."""
+    return read_frozen(path, TrainConfig)
 
 
 def _of_file(path: Path, **places: Any) -> Side:
@@ -152,4 +153,4 @@ def _of_commit(label: str, commit: str, words: Sequence[str]) -> Side:
     told = json.loads(done.stdout)
     strip = str(folder) + os.sep
     origins = {key: origin.replace(strip, "") for key, origin in told["origins"].items()}
-    return Side(label, {"waive": {}, **told["tree"]}, origins)
+    return Side(label, completed(told["tree"], TrainConfig), origins)

@@ -197,3 +197,13 @@ def test_the_page_of_a_command(call):
         "a short one",
     ):
         assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("data.weights={mine:2}",), ("-m", "data.weights={mine:2},{mine:2,yours:3}")]
+)
+def test_a_mapping_with_keys_that_no_file_sets_runs_as_it_was_checked(call, tmp_path, words):
+    done = call(*words, "hydra.run.dir=one", "hydra.sweep.dir=one")
+    assert done.returncode == 0, done.stderr
+    last = sorted((tmp_path / "one").rglob("config.yaml"))[-1]
+    assert "mine: 2" in last.read_text()
