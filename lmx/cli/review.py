@@ -63,6 +63,7 @@ def _train_words(overrides: list[str]) -> list[str]:
 def run(composed: Any, run_dir: Path) -> None:
     """Reviews one configuration; or a sweep; or checks or renews the goldens."""
     from lmx.config.errors import requests
+    from lmx.run.goldens import golden_side
     from lmx.run.review import Asked, document
     from lmx.run.sides import Side, composed_side, composer, short_origins, side
 
@@ -92,6 +93,8 @@ def run(composed: Any, run_dir: Path) -> None:
     with requests():
         if config.against is None:
             old = composed_side(composer(), [], "the defaults")
+        elif config.against == "golden":
+            old = golden_side(Path(config.experiments), words, composer())
         else:
             old = side(config.against, overrides=words, key="against")
         doc = document(old, new, config, asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,11 @@ from typing import Any, NamedTuple
 
 from lmx.config.compose import Composer, tree_hash
 from lmx.config.errors import ConfigError, RequestError
-from lmx.config.schema import flatten
+from lmx.config.schema import classes_at, fields_of, flatten, pick
 from lmx.io.files import read_json, write_atomic
 from lmx.run.config import TrainConfig
 from lmx.run.review import Asked, Followed, follow, shown_tree
-from lmx.run.sides import composer, train_tree
+from lmx.run.sides import Side, composer, train_tree
 
 PLAN = "plan.json"
 EXACT = ("params_total", "params_active", "params_embedding", "tokens", "tokens_per_step", "steps", "devices")
@@ -49,6 +50,7 @@ def plan_of(name: str, made: Composer[TrainConfig]) -> tuple[dict[str, Any], Fol
         "experiment": name,
         "topology": str(found.outline.target),
         "values": values,
+        "absent": _absent(values, train_tree(base.tree), train_tree(composed.tree)),
         "consequences": {key: found.found.values[key] for key in KEPT},
     }
     return {**plan, "hash": tree_hash(train_tree(composed.tree), TrainConfig)[:16]}, found
@@ -125,3 +127,72 @@ def write(folder: Path, names: Sequence[str]) -> list[Path]:
         write_atomic(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
         written.append(path)
     return written
+
+
+def golden_side(folder: Path, words: Sequence[str], made: Composer[TrainConfig]) -> Side:
+    """What the golden of the experiment among `words` says it was, over today's defaults.
+
+    A golden keeps what is not a default. Where a default that it used has changed since, the label says so.
+    RequestError where no experiment is chosen, or it has no golden.
+    """
+    names = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    if not names:
+        raise RequestError("against=golden: choose the experiment whose golden is meant, experiment=NAME")
+    path = folder / names[-1] / PLAN
+    golden = read_json(path)
+    if not isinstance(golden, dict):
+        raise RequestError(
+            f"against=golden: {path} is missing or no JSON; lmx review --write 'names=[{names[-1]}]' writes it"
+        )
+    base, wrong = made.check([])
+    if base is None:
+        raise ConfigError(wrong, "review")
+    tree = _over(train_tree(base.tree), golden["values"])
+    for key in golden["absent"]:
+        _remove(tree, key)
+    same = tree_hash(tree, TrainConfig)[:16] == golden["hash"]
+    label = str(path) if same else f"{path} (defaults that it uses have changed since)"
+    return Side(label, tree, dict.fromkeys(golden["values"], str(path)))
+
+
+def _absent(values: Mapping[str, Any], base: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
+    """Entries of the defaults' mappings that an experiment leaves out."""
+    kept = flatten(tree)
+    return [key for key in flatten(_over(base, values)) if key not in kept]
+
+
+def _over(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    tree = copy.deepcopy(dict(base))
+    for key, value in values.items():
+        _put(tree, key, value)
+    return _known(tree, TrainConfig)
+
+
+def _remove(tree: dict[str, Any], key: str) -> None:
+    parent, _, last = key.rpartition(".")
+    node = pick(tree, parent)
+    if isinstance(node, dict):
+        node.pop(last, None)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    node = tree
+    *parents, last = key.split(".")
+    for part in parents:
+        if not isinstance(node.get(part), dict):
+            node[part] = {}
+        node = node[part]
+    node[last] = value
+
+
+def _known(value: Any, annotation: Any) -> Any:
+    """Without the keys of defaults that the class which stands there now does not have."""
+    classes = classes_at(annotation, value)
+    if not isinstance(value, Mapping) or len(classes) != 1:
+        return value
+    fields = fields_of(classes[0])
+    return {
+        key: _known(inner, fields[key].annotation) if key in fields else inner
+        for key, inner in value.items()
+        if key in fields or key == "_target_"
+    }

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from lmx.config.compose import Composer
 from lmx.config.errors import RequestError
+from lmx.config.schema import differences
 from lmx.params import count
 from lmx.review.gates import Gate
 from lmx.review.page_html import html
 from lmx.review.page_text import markdown
+from lmx.run.config import TrainConfig
 from lmx.run.consequences import consequences
+from lmx.run.goldens import golden_side
 from lmx.run.outline import outline
 from lmx.run.review import Asked, document
 from lmx.run.review_config import Review
-from lmx.run.sides import composed_side, composer, side
+from lmx.run.sides import composed_side, composer, side, train_tree
 from lmx.run.sweep_review import preflight
 from lmx.run.target import target_of
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 BIG = [
     *(
         "model=llama3_70b",
@@ -206,3 +211,18 @@ def test_the_document_is_json(made):
     assert wanted <= set(doc)
     keys = ("params_total", "params_active", "flops_per_token", "tokens", "peak_bytes_per_device")
     assert all(doc["consequences"][key] > 0 for key in keys)
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in EXPERIMENTS.glob("*/plan.json")))
+def test_a_golden_is_the_configuration_that_it_was_written_of(name):
+    old = golden_side(EXPERIMENTS, [f"experiment={name}"], composer())
+    new = composed_side(composer(), [f"experiment={name}"], name)
+    assert differences(old.tree, train_tree(new.tree), TrainConfig) == []
+    assert old.label.endswith("plan.json")
+
+
+def test_a_golden_needs_an_experiment_that_has_one(tmp_path):
+    with pytest.raises(RequestError, match="experiment=NAME"):
+        golden_side(tmp_path, ["trainer.steps=3"], composer())
+    with pytest.raises(RequestError, match="--write"):
+        golden_side(tmp_path, ["experiment=quickstart"], composer())
