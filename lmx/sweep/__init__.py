@@ -2,5 +2,6 @@
 
 from lmx.sweep.config import LocalPool, Pool, Retries
 from lmx.sweep.stopping import Asha, Median, Stopping
+from lmx.sweep.target_pool import SshPool, TargetPool
 
-__all__ = ["Asha", "LocalPool", "Median", "Pool", "Retries", "Stopping"]
+__all__ = ["Asha", "LocalPool", "Median", "Pool", "Retries", "SshPool", "Stopping", "TargetPool"]

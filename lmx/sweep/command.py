@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -62,17 +63,32 @@ def run(composed: Any) -> Path:
     }
     program = [sys.executable, str(Path(attempt.__file__).absolute())]
     plan = make_plan(folder, frozen, command=sys.argv, program=program, settings=settings)
-    say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build()), 'pod')}: {folder}")
+    say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build(folder)), 'pod')}: {folder}")
     if config.dry_run:
         for job in plan.jobs:
             print(" ".join([str(job.number), *job.overrides]))
         return folder
+    _enlist(folder, plan, config.pool, config.retries.grace)
     write_plan(folder, plan)
     if config.detach:
         _detach(folder)
     else:
         drive(folder)
     return folder
+
+
+def _enlist(folder: Path, plan: Plan, pool: Pool, grace: float) -> None:
+    """Makes sure of every pod; where one cannot run jobs, nothing of the sweep stays behind."""
+    there = folder.exists()
+    if (folder / "sweep.json").exists() and not plan.jobs:
+        return
+    try:
+        for words in pool.enlist(folder, plan.jobs[0].config, grace):
+            say(words)
+    except Exception:
+        if not there:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def resume(config: Any) -> Path:
@@ -99,13 +115,14 @@ def drive(folder: Path, *, pool: Pool | None = None, **changes: int) -> None:
     """Works on a sweep until it ends. LmxError where jobs failed, Resumable where it was stopped."""
     plan = read_plan(folder)
     settings = plan.settings
-    own = Pool.model_validate(settings["pool"])
+    retries = Retries.model_validate(settings["retries"]).model_copy(update=changes)
+    if pool is not None:
+        _enlist(folder, plan, pool, retries.grace)
     working = Driver(
         folder,
         plan,
-        pods=(pool or own).build(),
-        former=own.build(),
-        retries=Retries.model_validate(settings["retries"]).model_copy(update=changes),
+        pods=(pool or Pool.model_validate(settings["pool"])).build(folder),
+        retries=retries,
         hooks=_hooks(folder, plan),
         poll=settings["poll"],
     )
@@ -183,12 +200,10 @@ def cancel(folder: Path, timeout: float) -> str:
     if driver(folder) is None:
         if not active:
             return "nothing runs"
-        own = Pool.model_validate(plan.settings["pool"])
         working = Driver(
             folder,
             plan,
             pods=[],
-            former=own.build(),
             retries=Retries.model_validate(plan.settings["retries"]),
             hooks=_hooks(folder, plan),
             poll=0.2,

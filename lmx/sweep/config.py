@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 from lmx.config.component import Component, Config, field
 from lmx.config.types import Count, Duration, Flag, Positive, Text
@@ -14,9 +16,20 @@ from lmx.sweep.stopping import Stopping
 class Pool(Component):
     """The pods that a sweep's jobs run on."""
 
-    def build(self) -> list[Pod]:
-        """The pods, ready to be leased."""
+    def build(self, sweep: Path) -> list[Pod]:
+        """The pods of the sweep in a folder, ready to be leased."""
         raise NotImplementedError
+
+    def enlist(self, sweep: Path, tree: Mapping[str, Any], grace: float) -> list[str]:
+        """Makes sure that every pod can run the sweep's jobs, before any starts; what is worth knowing, in words.
+
+        `tree`: the configuration of one of them; `grace`: how long jobs have to save. RequestError where one cannot.
+        """
+        return []
+
+    def frozen(self) -> bool:
+        """Whether the pods run the code as it was when the sweep was frozen, whatever it is here by now."""
+        return False
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Contradictions between keys: (key, message, fix)."""
@@ -43,7 +56,7 @@ class LocalPool(Pool):
             return [("pool.devices", f"{n} entries for {self.size} pods", f"pool.size={max(n, 1)}")]
         return []
 
-    def build(self) -> list[Pod]:
+    def build(self, sweep: Path) -> list[Pod]:
         """`local-0`, `local-1`, ..."""
         cores = sorted(os.sched_getaffinity(0))
         pods: list[Pod] = []

@@ -22,6 +22,7 @@ from lmx.sweep.config import Retries
 from lmx.sweep.events import ACTIVE, ENDED, Event, Log, State, read_events, states
 from lmx.sweep.plan import Job, Plan, attempt_dir, job_dir, run_dir
 from lmx.sweep.pods import Ended, Pod
+from lmx.sweep.target_pod import TargetPod, attached
 
 Say = Callable[[str], None]
 _LOSSES = 3
@@ -53,17 +54,17 @@ class Driver:
         plan: Plan,
         *,
         pods: Sequence[Pod],
-        former: Sequence[Pod],
         retries: Retries,
         hooks: Hooks,
         poll: float,
     ) -> None:
-        """`pods` take new jobs; `former` are those that jobs may still run on. RequestError where a driver works."""
+        """`pods` take new jobs. RequestError where a driver works."""
         self.folder, self.plan, self.retries, self.hooks, self.poll = folder, plan, retries, hooks, poll
         self.log = Log(folder)
         self.jobs = {job.number: job for job in plan.jobs}
         self.pods = {pod.name: pod for pod in pods}
-        self.known = {pod.name: pod for pod in former} | self.pods
+        self.known: dict[str, Pod] = dict(self.pods)
+        self.away: set[str] = set()
         self.states: dict[int, State] = states(self.jobs, read_events(folder))
         self.losses = dict.fromkeys(self.pods, 0)
         self.stopping: dict[int, tuple[float, str]] = {}
@@ -132,20 +133,30 @@ class Driver:
         """Records what has become of the active jobs."""
         for number in self.active():
             state = self.states[number]
-            pod = self.known.get(state.pod or "")
             folder = attempt_dir(self.folder, number, state.attempt)
-            ended = Ended(None) if pod is None else pod.poll(folder)
+            pod = self._pod_of(number)
+            ended = pod.poll(folder)
             if ended is not None:
-                self._ended(number, ended.code)
+                self._ended(number, ended)
+                if ended.code is None:
+                    self._count_loss(state.pod or "", folder)
             elif state.status == "LEASED" and (folder / "pid").exists():
                 self._event(number, "RUNNING")
             elif number in self.stopping and time.time() > self.stopping[number][0] + self.retries.grace:
-                assert pod is not None
                 pod.stop(folder, force=True)
 
-    def _ended(self, number: int, code: int | None) -> None:
-        state, job = self.states[number], self.jobs[number]
-        step = self.hooks.step(job)
+    def _pod_of(self, number: int) -> Pod:
+        """Where a job runs: a pod of this driver, or of an earlier one."""
+        state = self.states[number]
+        folder, name = attempt_dir(self.folder, number, state.attempt), state.pod or ""
+        found = self.known.get(name)
+        if found is None or (folder / "launched").exists() != isinstance(found, TargetPod):
+            found = self.known[name] = attached(name, folder)
+        return found
+
+    def _ended(self, number: int, ended: Ended) -> None:
+        state, job, code = self.states[number], self.jobs[number], ended.code
+        step = self.hooks.step(job) if ended.step is None else ended.step
         _, why = self.stopping.pop(number, (0.0, None))
         pruned = (job_dir(self.folder, number) / "stop").exists()
         if self.hooks.result(job) is not None:
@@ -160,19 +171,19 @@ class Driver:
         elif why is not None:
             self._event(number, "PREEMPTED", exit_code=code, step=step, reason=why, counts=False)
         elif code is None or code == STOPPED or code > 128:
-            self._event(number, "PREEMPTED", exit_code=code, step=step, reason=_words(code))
+            why = ended.reason or _words(code)
+            self._event(number, "PREEMPTED", exit_code=code, step=step, reason=why, counts=ended.began)
         else:
-            self._event(
-                number, "FAILED", exit_code=code, step=step, reason=self._error(number, state.attempt)
-            )
+            why = ended.reason or self._error(number, state.attempt)
+            self._event(number, "FAILED", exit_code=code, step=step, reason=why)
         self._say(number)
-        if code is None:
-            self._count_loss(state.pod or "")
         if state.status in ("FAILED", "PREEMPTED"):
             self._decide(number)
 
-    def _count_loss(self, pod: str) -> None:
+    def _count_loss(self, pod: str, folder: Path) -> None:
         self.losses[pod] = self.losses.get(pod, 0) + 1
+        if pod in self.pods:
+            self.pods[pod].lost(folder)
         if pod in self.pods and self.losses[pod] >= _LOSSES and len(self.pods) > 1:
             del self.pods[pod]
             self.hooks.say(f"pod {pod} lost {_LOSSES} jobs one after the other and gets no more")
@@ -196,27 +207,63 @@ class Driver:
         """Gives pending jobs to free pods."""
         busy = {self.states[number].pod for number in self.active()}
         waiting = [n for n in self.plan.order if self.states[n].status == "PENDING"]
+        for pod in self._free(busy):
+            number = self._next(pod, waiting)
+            if number is not None:
+                waiting.remove(number)
+                self._start(number, pod)
+
+    def _free(self, busy: set[str | None]) -> list[Pod]:
+        """The pods that take a job now. One that has been away for too long gets no more."""
+        free: list[Pod] = []
         for pod in [p for p in self.pods.values() if p.name not in busy]:
-            if not waiting:
-                return
-            number = waiting.pop(0)
-            attempt = self.states[number].attempt + 1
-            folder = attempt_dir(self.folder, number, attempt)
-            self._event(number, "LEASED", attempt=attempt, pod=pod.name)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                job = self.jobs[number]
-                write_atomic(folder.parent / "config.yaml", _yaml(job.config))
-                write_atomic(folder.parent / "overrides.yaml", _yaml(job.overrides))
-                run = run_dir(self.folder, number)
-                pod.start(folder, [*self.plan.program, str(folder.parent.absolute()), str(run.absolute())])
-            except OSError as error:
-                self._event(number, "PREEMPTED", reason=f"pod {pod.name}: {error}", counts=False)
-                self._event(number, "PENDING")
+            state = pod.state()
+            if state == "ready":
+                free.append(pod)
+                if pod.name in self.away:
+                    self.hooks.say(f"pod {pod.name} is there again")
+            elif state == "gone":
+                self.hooks.say(f"pod {pod.name} has not come back and gets no more jobs")
                 del self.pods[pod.name]
-                self.hooks.say(f"pod {pod.name} cannot start jobs and gets no more: {error}")
-            else:
-                self._say(number)
+            elif pod.name not in self.away:
+                self.hooks.say(f"pod {pod.name} gets no job until it answers again")
+            (self.away.add if state == "away" else self.away.discard)(pod.name)
+        return free
+
+    def _next(self, pod: Pod, waiting: Sequence[int]) -> int | None:
+        """The first job that may go on on a pod: one with a checkpoint goes where that is, while such pods are left."""
+        places = {p.storage for p in self.pods.values()}
+        for number in waiting:
+            kept = _read(job_dir(self.folder, number) / "storage") if self.states[number].step else None
+            if kept in (None, pod.storage) or kept not in places:
+                return number
+        return None
+
+    def _start(self, number: int, pod: Pod) -> None:
+        state = self.states[number]
+        attempt, anew = state.attempt + 1, None
+        kept = _read(job_dir(self.folder, number) / "storage")
+        if state.step and kept not in (None, pod.storage):
+            anew = 0
+            self.hooks.say(
+                f"job {number} begins anew on {pod.name}: its checkpoint (step {state.step}) is on {kept}, "
+                "which no pod reaches any more"
+            )
+        folder = attempt_dir(self.folder, number, attempt)
+        self._event(number, "LEASED", attempt=attempt, pod=pod.name, step=anew)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            job = self.jobs[number]
+            write_atomic(folder.parent / "config.yaml", _yaml(job.config))
+            write_atomic(folder.parent / "overrides.yaml", _yaml(job.overrides))
+            pod.start(folder, self.plan.program, folder.parent, run_dir(self.folder, number))
+        except OSError as error:
+            self._event(number, "PREEMPTED", reason=f"pod {pod.name}: {error}", counts=False)
+            self._event(number, "PENDING")
+            del self.pods[pod.name]
+            self.hooks.say(f"pod {pod.name} cannot start jobs and gets no more: {error}")
+        else:
+            self._say(number)
 
     # ---- stopping jobs
 
@@ -232,11 +279,17 @@ class Driver:
         for number in self.active():
             if number not in self.stopping:
                 self.stopping[number] = (time.time(), why)
-                pod = self.known.get(self.states[number].pod or "")
-                if pod is not None:
-                    pod.stop(attempt_dir(self.folder, number, self.states[number].attempt), force=False)
+                folder = attempt_dir(self.folder, number, self.states[number].attempt)
+                self._pod_of(number).stop(folder, force=False)
+
+    def _release(self) -> None:
+        """Gives back what pods were made of."""
+        for pod in self.pods.values():
+            for words in pod.release():
+                self.hooks.say(words)
 
     def _leave(self) -> int:
+        self._release()
         cancelled = (self.folder / "cancel").exists()
         (self.folder / "cancel").unlink(missing_ok=True)
         self.hooks.say(f"{'cancelled' if cancelled else 'stopped'}: {self.tally()}")
@@ -244,6 +297,7 @@ class Driver:
         return STOPPED
 
     def _finish(self) -> int:
+        self._release()
         self.hooks.say(self.tally())
         failed = [n for n, state in self.states.items() if state.status == "FAILED"]
         for number in failed:
@@ -290,6 +344,13 @@ def _words(code: int | None) -> str:
         return f"ended by {signal.Signals(code - 128).name}"
     except ValueError:
         return f"exit code {code}"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
 
 
 def _yaml(tree: Any) -> str:

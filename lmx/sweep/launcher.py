@@ -81,8 +81,7 @@ def _drive(launcher: Any, folder: Path, jobs: list[Job], runs: dict[int, Path]) 
     driver = Driver(
         folder,
         plan,
-        pods=launcher.pool.build(),
-        former=[],
+        pods=launcher.pool.build(folder),
         retries=Retries.model_validate(launcher.retries),
         hooks=Hooks(
             result=lambda job: _result(folder, job.number),

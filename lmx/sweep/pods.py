@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 MARK = "LMX_SWEEP_ATTEMPT"
 """In the environment of every process of an attempt: its folder. So exactly those processes can be found and ended."""
@@ -25,18 +25,43 @@ echo $? > "$folder/exit.tmp" && mv "$folder/exit.tmp" "$folder/exit"
 
 
 class Ended(NamedTuple):
-    """An attempt that runs no more; code None: it went without telling how (killed, machine gone)."""
+    """An attempt that runs no more.
+
+    code    its exit code; None: it went without telling how (killed, machine gone)
+    reason  in words, where more is known than the code
+    step    the newest checkpoint, where that is not to be seen in the run's directory here
+    began   whether any of its processes were started
+    """
 
     code: int | None
+    reason: str | None = None
+    step: int | None = None
+    began: bool = True
 
 
 class Pod(Protocol):
-    """A gang of hosts that runs one job at a time. `folder` is the attempt's, and all that a new driver needs."""
+    """A gang of hosts that runs one job at a time. `folder` is the attempt's, and all that a new driver needs.
+
+    storage  where run directories are: pods of the same storage go on from each other's checkpoints
+    """
 
     name: str
+    storage: str
 
-    def start(self, folder: Path, command: Sequence[str]) -> None:
-        """Starts a command; OSError where the pod cannot."""
+    def start(self, folder: Path, program: Sequence[str], job: Path, run: Path) -> None:
+        """Starts a job, `program` being what this machine runs jobs with; OSError where the pod cannot."""
+        ...
+
+    def state(self) -> Literal["ready", "away", "gone"]:
+        """Whether it takes a job now; away: it is asked again; gone: it has been away for too long."""
+        ...
+
+    def lost(self, folder: Path) -> None:
+        """Tells it that an attempt was lost on it."""
+        ...
+
+    def release(self) -> list[str]:
+        """Gives back what was made for the sweep alone; what was done, in words."""
         ...
 
     def poll(self, folder: Path) -> Ended | None:
@@ -59,11 +84,28 @@ class LocalPod:
     name: str
     environment: Mapping[str, str] = field(default_factory=dict)
     cores: Sequence[int] | None = None
+    storage: str = "here"
     _children: list[subprocess.Popen] = field(default_factory=list, repr=False)
 
-    def start(self, folder: Path, command: Sequence[str]) -> None:
-        """Starts the command in a session of its own, so that the driver's end does not end it."""
+    def start(self, folder: Path, program: Sequence[str], job: Path, run: Path) -> None:
+        """Starts the program on the job."""
+        self.spawn(folder, [*program, str(job.absolute()), str(run.absolute())])
+
+    def state(self) -> Literal["ready", "away", "gone"]:
+        """This machine is there."""
+        return "ready"
+
+    def lost(self, folder: Path) -> None:
+        """Nothing is to be done."""
+
+    def release(self) -> list[str]:
+        """Nothing was made."""
+        return []
+
+    def spawn(self, folder: Path, command: Sequence[str]) -> None:
+        """Starts a command in a session of its own, so that the driver's end does not end it."""
         folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
         cores = self.cores
         self._children.append(
             subprocess.Popen(

@@ -43,8 +43,7 @@ def make_driver(folder, *, size=2, max_failures=3, say=None, losing=None):
     return Driver(
         folder,
         read_plan(folder),
-        pods=pool.build(),
-        former=[],
+        pods=pool.build(folder),
         retries=Retries(max_failures=max_failures, max_preemptions=100, grace=5.0),
         hooks=hooks,
         poll=0.05,

@@ -1,0 +1,323 @@
+"""One attempt at a job on a launch target: `python -m lmx.sweep.launched run ATTEMPT POD JOB RUN`, a process beside the driver.
+
+It starts the job's processes on the pod's hosts, follows them, brings their logs and results here, and writes
+`ATTEMPT/ended.json` when it knows how they ended. Killed before that, it is started again and finds the same processes.
+
+    ATTEMPT/launch/      the plan and logs of the attempt, as `lmx.launch` keeps them
+    ATTEMPT/pid          once the processes run
+    ATTEMPT/kill         written to end them without more time to save
+    POD/                 the pod's plan, code and setup (lmx.sweep.enlist)
+
+`python -m lmx.sweep.launched check POD` asks whether a pod that has lost a job is there again, and ends what it still runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmx.config.errors import DONE, FAILED, STOPPED, WRONG_REQUEST, RequestError
+from lmx.io.files import read_json, to_json, write_atomic
+from lmx.launch.drive import SETTLE, driving, first_words
+from lmx.launch.host import Host, Unreachable, here
+from lmx.launch.plan import Launch, load
+from lmx.launch.target import Attempt, Plan, Seen, read, write
+from lmx.sweep.carry import Look, Place, ask, bring, look
+from lmx.sweep.enlist import Enlisted, enlisted, prepared, shared_state
+from lmx.sweep.pods import MARK
+
+LOST = 69
+"""The exit code of an attempt whose pod did not start it, or went away: not the job's own end."""
+
+_CARRY_EVERY = 5.0
+_PATIENCE_TO_CARRY = 30.0
+_OWN = ("config.yaml", "events.jsonl", "driver.lock", "plan.json", "pool.json", "prepared", "prepare.lock")
+
+
+class Work(NamedTuple):
+    """What this process looks after. `run`: the job's run directory here; `place`: on a host, None where it is here."""
+
+    launch: Launch
+    pod: Enlisted
+    attempt: Path
+    job: Path
+    run: Path
+    number: int
+
+    @property
+    def stop_file(self) -> str:
+        """The file that ends the run at its next checkpoint, as the hosts name it."""
+        here_ = self.launch.plan.run_dir == str(self.run)
+        return str(self.job / "stop") if here_ else f"{self.launch.plan.run_dir}.stop"
+
+
+class Wishes:
+    """SIGTERM to this process, and the files that ask for an end."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.signalled = work, False
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, *_: object) -> None:
+        self.signalled = True
+        (self.work.launch.plan.folder / "stop").touch()
+
+    @property
+    def kill(self) -> bool:
+        """No more time."""
+        return (self.work.attempt / "kill").exists()
+
+
+def work_of(attempt: Path, pod_folder: Path, job: Path, run: Path) -> Work:
+    """The attempt's plan, made where it is not there yet. Plain files: the next process reads the same."""
+    pod = enlisted(pod_folder)
+    folder = attempt / "launch"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in pod_folder.iterdir():
+        if path.is_file() and path.name not in _OWN and not path.name.startswith("."):
+            _link(path, folder / path.name)
+    if not (folder / "config.yaml").exists():
+        write_atomic(folder / "config.yaml", (job / "config.yaml").read_text(encoding="utf-8"), sync=True)
+    run_dir = pod.run_dir(run)
+    stop = str(job / "stop") if run_dir == str(run) else f"{run_dir}.stop"
+    base = pod.launch.plan
+    name = f"{pod.sweep}-{run.name}"
+    plan = Plan(name, folder, run_dir, {**base.environment, "LMX_STOP_FILE": stop}, base.code)
+    if not (folder / "plan.json").exists():
+        record = {
+            **(read_json(pod_folder / "plan.json") or {}),
+            "run": name,
+            "run_dir": run_dir,
+            "environment": plan.environment,
+        }
+        write_atomic(folder / "plan.json", to_json(record, indent=1) + "\n")
+    launch = Launch(plan, pod.launch.target, pod.launch.policy)
+    return Work(launch, pod, attempt, job, run, int(attempt.name.rpartition("-")[2]))
+
+
+def _link(path: Path, to: Path) -> None:
+    if not to.exists():
+        try:
+            os.link(path, to)
+        except OSError:
+            shutil.copyfile(path, to)
+
+
+# ---- where the run is
+
+
+def place_of(work: Work, attempt: Attempt) -> Place | None:
+    """Where its directory is looked at; None where that is here, or where no host can be asked."""
+    run_dir, handle = work.launch.plan.run_dir, attempt.handle
+    if run_dir == str(work.run):
+        return None
+    if "hosts" in handle:
+        host = handle["hosts"][0]
+        return Place(Host(host["name"], tuple(host["way"]), host["python"]), handle["workdir"], run_dir)
+    return Place(here(), os.getcwd(), run_dir) if work.pod.runs is not None else None
+
+
+def _before(work: Work) -> Look:
+    """The run's directory before the start."""
+    found = work.pod.hosts(work.launch.plan)
+    place = Place(here(), os.getcwd(), work.launch.plan.run_dir)
+    if found is not None:
+        place = Place(found.hosts[0], found.workdir, work.launch.plan.run_dir)
+    elif work.launch.plan.run_dir != str(work.run) and work.pod.runs is None:
+        return Look(None, None)  # it goes on by itself
+    return look(place)
+
+
+# ---- the attempt
+
+
+def begin(work: Work, wishes: Wishes, say: Callable[[str], None]) -> Attempt:
+    """The attempt, started here or by a process before this one. RequestError and Unreachable where the pod cannot."""
+    plan, target = work.launch.plan, work.launch.target
+    begun = read(plan)
+    if begun:
+        return begun[-1]
+    prepared(work.pod)
+    shared_state(work.pod, plan.folder)
+    found = _free(work, wishes, say)
+    if wishes.signalled or wishes.kill:
+        raise RequestError("it was told to stop before it began")
+    if work.launch.plan.run_dir != str(work.run) and (work.run / "checkpoints").exists():
+        work.run.rename(work.job / f"before-{len(list(work.job.glob('before-*'))) + 1}")
+    say(f"starts on {work.pod.name}" + ("" if found.checkpoint is None else f" from step {found.checkpoint}"))
+    attempt = target.start(plan, work.number, resume=found.checkpoint is not None)
+    write(plan, attempt)
+    return attempt
+
+
+def _free(work: Work, wishes: Wishes, say: Callable[[str], None]) -> Look:
+    """Waits until nobody works in the run's directory: a pod that was lost may still run the job, and end it."""
+    until, told = time.monotonic() + work.pod.patience, False
+    while True:
+        found = _before(work)
+        if found.holder is None or wishes.signalled or wishes.kill:
+            return found
+        if time.monotonic() > until:
+            raise RequestError(f"its run directory is still in use by {found.holder}")
+        if not told:
+            say(f"waits: its run directory is in use by {found.holder}")
+            told = True
+        time.sleep(min(2.0, work.pod.patience))
+
+
+def follow(work: Work, attempt: Attempt, wishes: Wishes, say: Callable[[str], None]) -> tuple[Seen, int | None]:
+    """Follows the processes to their end; how they ended, and the newest checkpoint."""
+    plan, target, policy = work.launch.plan, work.launch.target, work.launch.policy
+    place, carried, failed_at, told, silent = place_of(work, attempt), 0.0, None, set(), set()
+    checkpoint: int | None = None
+    while True:
+        seen = target.poll(plan, attempt)
+        checkpoint = _newest(checkpoint, seen.checkpoint)
+        if place is not None and time.monotonic() > carried + _CARRY_EVERY:
+            carried = time.monotonic()
+            checkpoint = _newest(checkpoint, _carry(place, work.run, patience=0.0))
+        if not seen.running:
+            break
+        for task in seen.tasks:
+            if task.message and task.host not in silent:
+                silent.add(task.host)
+                say(task.message)
+        failed_at = failed_at or (time.monotonic() if seen.first_error is not None else None)
+        first = seen.first_error
+        patience = policy.grace if first is not None and first.exit_code == STOPPED else SETTLE
+        if failed_at is not None and time.monotonic() > failed_at + patience:
+            target.stop(plan, attempt, grace=5.0)
+        _obey(work, attempt, place, wishes, told)
+        time.sleep(policy.poll_every)
+    if place is not None:
+        checkpoint = _newest(checkpoint, _carry(place, work.run, patience=_PATIENCE_TO_CARRY))
+    return seen, checkpoint
+
+
+def _newest(one: int | None, other: int | None) -> int | None:
+    return max((step for step in (one, other) if step is not None), default=None)
+
+
+def _carry(place: Place, run: Path, *, patience: float) -> int | None:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return bring(place, run).checkpoint
+        except (Unreachable, RequestError):
+            if time.monotonic() >= until:
+                return None
+            time.sleep(2.0)
+
+
+def _obey(work: Work, attempt: Attempt, place: Place | None, wishes: Wishes, told: set[str]) -> None:
+    """Passes on to the hosts what this process was asked for."""
+    plan, target = work.launch.plan, work.launch.target
+    if wishes.kill:
+        target.stop(plan, attempt, grace=0.0)
+    elif wishes.signalled and "stop" not in told:
+        told.add("stop")
+        target.stop(plan, attempt, grace=work.launch.policy.grace)
+    elif (work.job / "stop").exists() and "prune" not in told and plan.run_dir != str(work.run):
+        if place is None:
+            target.stop(plan, attempt, grace=work.launch.policy.grace)
+        else:
+            try:
+                ask(place.host, "touch", cwd=place.workdir, path=work.stop_file)
+            except Unreachable:
+                return
+        told.add("prune")
+
+
+# ---- the end
+
+
+def _verdict(work: Work, attempt: Attempt, seen: Seen) -> tuple[int, str | None]:
+    """Exit code and reason."""
+    first, code = seen.first_error, seen.exit_code or DONE
+    words = first_words(work.launch, attempt, seen) or None
+    lost = [task for task in seen.tasks if task.state == "lost"]
+    if seen.preempted:
+        return LOST, f"{work.pod.name} was taken away"
+    if lost and code not in (DONE, WRONG_REQUEST):
+        return LOST, f"{lost[0].host}: {lost[0].message}"
+    if code == WRONG_REQUEST and words and "in use by" in words:
+        return STOPPED, words
+    if code == FAILED and first is not None and first.exit_code is not None and first.exit_code < 0:
+        return 128 - first.exit_code, words
+    return code, words
+
+
+def _fence(work: Work, attempt: Attempt) -> None:
+    """Ends what still runs of a lost attempt; what could not be asked is asked again before the pod gets a job."""
+    if work.launch.target.stop(work.launch.plan, attempt, grace=0.0):
+        mark = work.pod.folder / "unfenced" / work.attempt.name
+        mark.parent.mkdir(exist_ok=True)
+        write_atomic(mark.with_name(f"{work.job.name}-{mark.name}"), str(work.attempt))
+
+
+def run(work: Work, say: Callable[[str], None]) -> int:
+    """Works on the attempt to its end; the exit code, which `ended.json` holds too."""
+    wishes = Wishes(work)
+    step, began = None, False
+    with driving(work.launch.plan.folder):
+        try:
+            attempt = begin(work, wishes, say)
+            began = True
+            write_atomic(work.attempt / "pid", str(os.getpid()))
+            write_atomic(work.job / "storage", work.pod.storage)
+            log = work.launch.plan.attempt_folder(attempt.number) / "task-0.log"
+            if not (work.attempt / "log.txt").exists():
+                (work.attempt / "log.txt").symlink_to(os.path.relpath(log, work.attempt))
+            seen, step = follow(work, attempt, wishes, say)
+            code, reason = _verdict(work, attempt, seen)
+            if code == LOST:
+                _fence(work, attempt)
+        except (RequestError, Unreachable) as error:
+            code, reason = (STOPPED if wishes.signalled else LOST), str(error)
+        shared_state(work.pod, work.launch.plan.folder, back=True)
+        found = {"code": code, "reason": reason, "step": step, "began": began}
+        write_atomic(work.attempt / "ended.json", to_json(found) + "\n", sync=True)
+    if reason:
+        say(reason)
+    return code
+
+
+def check(folder: Path) -> None:
+    """RequestError where the pod is not there; what it still runs of lost attempts is ended first."""
+    pod = enlisted(folder)
+    pod.launch.target.check(pod.launch.plan)
+    for mark in (folder / "unfenced").glob("*"):
+        attempt = Path(mark.read_text(encoding="utf-8"))
+        launch = load(attempt / "launch")
+        for begun in read(launch.plan):
+            messages = launch.target.stop(launch.plan, begun, grace=0.0)
+            if messages:
+                raise RequestError("; ".join(messages))
+        mark.unlink()
+
+
+def main(words: list[str]) -> int:
+    """`run` or `check`; the exit code."""
+    os.environ.pop(MARK, None)  # what is started on hosts outlives this process
+    say: Any = lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    what, *paths = words
+    if what == "check":
+        try:
+            check(Path(paths[0]))
+        except (RequestError, Unreachable) as error:
+            say(str(error))
+            return FAILED
+        return DONE
+    attempt, pod, job, run_ = map(Path, paths)
+    return run(work_of(attempt, pod, job, run_), say)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,146 @@
+"""A pod that is a launch target: each attempt has a small process here (lmx.sweep.launched) that looks after it there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lmx.config.errors import DONE
+from lmx.io.files import read_json, write_atomic
+from lmx.launch.target import Target
+from lmx.sweep.enlist import HERE, enlisted, folder_of
+from lmx.sweep.launched import LOST
+from lmx.sweep.pods import Ended, LocalPod, Pod
+
+_CRASHES = 3
+_ASK_FIRST, _ASK_LAST = 2.0, 60.0
+_MARK = "launched"
+"""A file of an attempt that names its pod's folder: who finds the attempt needs nothing else."""
+
+
+@dataclass
+class TargetPod:
+    """A gang of hosts that a launch target reaches. `folder`: see lmx.sweep.enlist."""
+
+    name: str
+    folder: Path
+    patience: float
+    _local: LocalPod = field(init=False, repr=False)
+    _asking: subprocess.Popen | None = field(default=None, repr=False)
+    _away_since: float | None = field(default=None, repr=False)
+    _ask_at: float = field(default=0.0, repr=False)
+    _wait: float = field(default=_ASK_FIRST, repr=False)
+
+    def __post_init__(self) -> None:
+        self._local = LocalPod(self.name)
+
+    @property
+    def storage(self) -> str:
+        """Where its runs are."""
+        return (read_json(self.folder / "pool.json") or {}).get("storage", HERE)
+
+    def start(self, folder: Path, program: Sequence[str], job: Path, run: Path) -> None:
+        """Starts the process that starts the job there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        words = [str(path.absolute()) for path in (self.folder, job, run)]
+        write_atomic(folder / _MARK, "\n".join(words) + "\n", sync=True)
+        self._spawn(folder, 1)
+
+    def _spawn(self, folder: Path, number: int) -> None:
+        pod, job, run = (folder / _MARK).read_text(encoding="utf-8").splitlines()
+        words = [sys.executable, "-m", "lmx.sweep.launched", "run", str(folder.absolute()), pod, job, run]
+        self._local.spawn(folder / f"driver-{number}", words)
+
+    def poll(self, folder: Path) -> Ended | None:
+        """How the attempt ended. Where its process here has died before it knew, another one looks after the same."""
+        number = max((int(p.name.rpartition("-")[2]) for p in folder.glob("driver-*")), default=0)
+        ended = self._local.poll(folder / f"driver-{number}") if number else None
+        if number and ended is None:
+            return None
+        found = read_json(folder / "ended.json")
+        if isinstance(found, dict):
+            code = None if found["code"] == LOST else found["code"]
+            return Ended(code, found["reason"], found["step"], found["began"])
+        if not (folder / _MARK).exists():
+            return Ended(None, began=False)  # the driver was killed between the lease and the start
+        codes = [read_json(path) for path in folder.glob("driver-*/exit")]
+        crashed = [code for code in codes if isinstance(code, int) and code < 128]
+        if len(crashed) >= _CRASHES:
+            return Ended(None, _last_line(folder / f"driver-{number}" / "log.txt"))
+        self._spawn(folder, number + 1)
+        return None
+
+    def stop(self, folder: Path, *, force: bool) -> None:
+        """SIGTERM to the process here, which has the job save there; `force`: without more time."""
+        if force:
+            (folder / "kill").touch()
+            return
+        for driver in folder.glob("driver-*"):
+            self._local.stop(driver, force=False)
+
+    # ---- whether it is there
+
+    def lost(self, folder: Path) -> None:
+        """It gets no job until it has answered."""
+        self._away_since = self._away_since or time.monotonic()
+        self._ask_at = time.monotonic()
+        self._wait = _ASK_FIRST
+
+    def state(self) -> Literal["ready", "away", "gone"]:
+        """A pod that has lost a job is asked again and again, in a process of its own, for `patience` seconds."""
+        if self._away_since is None:
+            return "ready"
+        if self._asking is not None:
+            code = self._asking.poll()
+            if code is None:
+                return "away"
+            self._asking = None
+            if code == DONE:
+                self._away_since = None
+                return "ready"
+            if time.monotonic() > self._away_since + self.patience:
+                return "gone"
+            self._ask_at, self._wait = time.monotonic() + self._wait, min(2 * self._wait, _ASK_LAST)
+        if time.monotonic() >= self._ask_at:
+            with open(self.folder / "check.log", "ab") as log:
+                words = [sys.executable, "-m", "lmx.sweep.launched", "check", str(self.folder.absolute())]
+                self._asking = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return "away"
+
+    def release(self) -> list[str]:
+        """Gives back what was made for the sweep: a TPU pod."""
+        if not (self.folder / "prepared").exists():
+            return []
+        launch = enlisted(self.folder).launch
+        said = launch.target.release(launch.plan)
+        if said:
+            (self.folder / "prepared").unlink()  # made again where the sweep goes on
+        return said
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        lines = []
+    said = [line for line in lines if line.strip()]
+    return f"its launcher failed: {said[-1]}" if said else "its launcher failed"
+
+
+def target_pods(sweep: Path, targets: dict[str, Target], patience: float) -> list[Pod]:
+    """The pods of a sweep's folder."""
+    return [TargetPod(name, folder_of(sweep, name, target), patience) for name, target in targets.items()]
+
+
+def attached(name: str, folder: Path) -> Pod:
+    """The pod of an attempt that another driver has started, by what the attempt's folder says."""
+    if (folder / _MARK).exists():
+        pod = Path((folder / _MARK).read_text(encoding="utf-8").splitlines()[0])
+        return TargetPod(name, pod, (read_json(pod / "pool.json") or {}).get("patience", 0.0))
+    return LocalPod(name)
+
