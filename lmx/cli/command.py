@@ -104,6 +104,6 @@ def _collected(overrides: Sequence[str], key: str, own: Sequence[str]) -> list[s
 
     kept, others = [], []
     for line in overrides:
-        name = line.lstrip("+~").partition("=")[0]
-        (kept if re.split(r"[./@]", name)[0] in own else others).append(line)
+        name = line.lstrip("+~").partition("=")[0].rpartition("@")[2]  # group@where: it is about where
+        (kept if re.split(r"[./]", name)[0] in own else others).append(line)
     return [*kept, f"{key}={write_value(others)}"] if others else kept

@@ -149,7 +149,9 @@ def _freeze(
         )
     run = f"{facts['sweep']}-{name}"
     if isinstance(target, TpuVm) and target.name is None:
-        target = target.model_copy(update={"name": f"lmx-{run}".lower().replace("_", "-").replace(".", "-")[:60]})
+        target = target.model_copy(
+            update={"name": f"lmx-{run}".lower().replace("_", "-").replace(".", "-")[:60]}
+        )
     freeze(tree, folder=folder, run_dir=Path(run), target=tree_of(target), policy=policy, environment={})
     write_atomic(folder / "pool.json", to_json({"name": name, "storage": HERE, **facts}) + "\n")
 
@@ -185,7 +187,9 @@ def _storages(pods: Sequence[Enlisted], storage: str) -> tuple[dict[str, str], l
             continue
         if isinstance(pod.launch.target, TpuVm) or not isinstance(pod.launch.target, Processes):
             found[pod.name] = SHARED if storage == SHARED else pod.name
-            said.append(f"pod {pod.name}: whether it reaches the others' run directories is not proved beforehand")
+            said.append(
+                f"pod {pod.name}: whether it reaches the others' run directories is not proved beforehand"
+            )
             continue
         layout = pod.launch.target.layout(pod.launch.plan)
         runs = str(Path(pod.run_dir(Path("x"))).parent)
@@ -230,7 +234,8 @@ def _apart(found: Mapping[str, str]) -> list[str]:
     for name, own in found.items():
         groups.setdefault(own, []).append(name)
     words = "; ".join(
-        f"{' '.join(names)}: {'this machine' if own == HERE else f'the disk of {own}'}" for own, names in groups.items()
+        f"{' '.join(names)}: {'this machine' if own == HERE else f'the disk of {own}'}"
+        for own, names in groups.items()
     )
     return [
         f"the pods do not reach the same run directories ({words}), so a job whose pod is lost could not go on on "

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 from lmx.config.errors import DONE, FAILED, STOPPED, WRONG_REQUEST, RequestError
 from lmx.io.files import read_json, to_json, write_atomic
-from lmx.launch.drive import SETTLE, driving, first_words
+from lmx.launch.drive import SETTLE, driving
 from lmx.launch.host import Host, Unreachable, here
 from lmx.launch.plan import Launch, load
-from lmx.launch.target import Attempt, Plan, Seen, read, write
+from lmx.launch.target import Attempt, Plan, Seen, Task, log_file, read, write
 from lmx.sweep.carry import Look, Place, ask, bring, look
 from lmx.sweep.enlist import Enlisted, enlisted, prepared, shared_state
 from lmx.sweep.pods import MARK
@@ -172,7 +172,9 @@ def _free(work: Work, wishes: Wishes, say: Callable[[str], None]) -> Look:
         time.sleep(min(2.0, work.pod.patience))
 
 
-def follow(work: Work, attempt: Attempt, wishes: Wishes, say: Callable[[str], None]) -> tuple[Seen, int | None]:
+def follow(
+    work: Work, attempt: Attempt, wishes: Wishes, say: Callable[[str], None]
+) -> tuple[Seen, int | None]:
     """Follows the processes to their end; how they ended, and the newest checkpoint."""
     plan, target, policy = work.launch.plan, work.launch.target, work.launch.policy
     place, carried, failed_at, told, silent = place_of(work, attempt), 0.0, None, set(), set()
@@ -197,7 +199,10 @@ def follow(work: Work, attempt: Attempt, wishes: Wishes, say: Callable[[str], No
         _obey(work, attempt, place, wishes, told)
         time.sleep(policy.poll_every)
     if place is not None:
-        checkpoint = _newest(checkpoint, _carry(place, work.run, patience=_PATIENCE_TO_CARRY))
+        gone = any(task.state == "lost" for task in seen.tasks)
+        checkpoint = _newest(
+            checkpoint, _carry(place, work.run, patience=0.0 if gone else _PATIENCE_TO_CARRY)
+        )
     return seen, checkpoint
 
 
@@ -241,7 +246,7 @@ def _obey(work: Work, attempt: Attempt, place: Place | None, wishes: Wishes, tol
 def _verdict(work: Work, attempt: Attempt, seen: Seen) -> tuple[int, str | None]:
     """Exit code and reason."""
     first, code = seen.first_error, seen.exit_code or DONE
-    words = first_words(work.launch, attempt, seen) or None
+    words = _words(work, attempt, first) if first is not None else None
     lost = [task for task in seen.tasks if task.state == "lost"]
     if seen.preempted:
         return LOST, f"{work.pod.name} was taken away"
@@ -252,6 +257,20 @@ def _verdict(work: Work, attempt: Attempt, seen: Seen) -> tuple[int, str | None]
     if code == FAILED and first is not None and first.exit_code is not None and first.exit_code < 0:
         return 128 - first.exit_code, words
     return code, words
+
+
+def _words(work: Work, attempt: Attempt, first: Task) -> str:
+    """What the process that failed first has said last, and which it was."""
+    said: list[str] = []
+    for kind in ("log", "out"):
+        path = log_file(work.launch.plan, attempt.number, first.index, kind)
+        if path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            own = [line for line in lines if line.startswith("lmx ")]
+            said += (own or [line for line in lines if line.strip()])[-1:]
+    where = f"process {first.index} on {first.host}" + (f", {first.message}" if first.message else "")
+    found = [line for line in said if line.startswith("lmx ")] or said
+    return f"{found[0][:300]} ({where})" if found else where
 
 
 def _fence(work: Work, attempt: Attempt) -> None:

@@ -143,4 +143,3 @@ def attached(name: str, folder: Path) -> Pod:
         pod = Path((folder / _MARK).read_text(encoding="utf-8").splitlines()[0])
         return TargetPod(name, pod, (read_json(pod / "pool.json") or {}).get("patience", 0.0))
     return LocalPod(name)
-

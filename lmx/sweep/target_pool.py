@@ -86,7 +86,11 @@ class TargetPool(Gangs):
         for name, target in self.pods.items():
             where = f"pool.pods.{name}"
             found += [
-                (key.replace("target", where, 1), message.replace("target.", f"{where}."), fix.replace("target.", f"{where}."))
+                (
+                    key.replace("target", where, 1),
+                    message.replace("target.", f"{where}."),
+                    fix.replace("target.", f"{where}."),
+                )
                 for key, message, fix in target.problems()
             ]
         return found
