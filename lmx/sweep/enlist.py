@@ -107,7 +107,7 @@ def enlist(
 ) -> list[str]:
     """Freezes, checks and proves all pods at once; what is worth knowing, in words. Doing it again is harmless.
 
-    `tree`: the configuration of a job. RequestError with all that is wrong with any of them; nothing is left behind then.
+    `tree`: the configuration of a job. RequestError with all that is wrong with any of them; no pod is left then.
     """
     folders = {name: folder_of(sweep, name, target) for name, target in targets.items()}
     new = [name for name, folder in folders.items() if not (folder / "plan.json").exists()]

@@ -1,4 +1,4 @@
-"""One attempt at a job on a launch target: `python -m lmx.sweep.launched run ATTEMPT POD JOB RUN`, a process beside the driver.
+"""One attempt at a job on a launch target, in a process: `python -m lmx.sweep.launched run ATTEMPT POD JOB RUN`.
 
 It starts the job's processes on the pod's hosts, follows them, brings their logs and results here, and writes
 `ATTEMPT/ended.json` when it knows how they ended. Killed before that, it is started again and finds the same processes.
@@ -8,7 +8,7 @@ It starts the job's processes on the pod's hosts, follows them, brings their log
     ATTEMPT/kill         written to end them without more time to save
     POD/                 the pod's plan, code and setup (lmx.sweep.enlist)
 
-`python -m lmx.sweep.launched check POD` asks whether a pod that has lost a job is there again, and ends what it still runs.
+`python -m lmx.sweep.launched check POD` asks whether a pod that lost a job is there again, and ends what it runs.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ reads (metrics, summary), of which only what is new is sent.
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -21,7 +22,7 @@ def place(cwd, path):
 
 
 def look(cwd, run_dir, known):
-    """The newest checkpoint, who holds the run's lock, and what is new in files: name -> [bytes known, their SHA-256]."""
+    """The newest checkpoint, who holds the run's lock, what is new in files: name -> [bytes known, their SHA-256]."""
     folder = place(cwd, run_dir)
     files = {}
     for name, (size, digest) in known.items():
@@ -72,14 +73,10 @@ def remove(cwd, path, names):
     """Removes files in a folder, and the folder if it is empty then."""
     folder = place(cwd, path)
     for name in names:
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(os.path.join(folder, name))
-        except OSError:
-            pass
-    try:
+    with contextlib.suppress(OSError):
         os.rmdir(folder)
-    except OSError:
-        pass
     return True
 
 

@@ -1,4 +1,4 @@
-"""A pod that is a launch target: each attempt has a small process here (lmx.sweep.launched) that looks after it there."""
+"""A pod that is a launch target: a small process here (lmx.sweep.launched) looks after each attempt there."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class TargetPod:
     name: str
     folder: Path
     patience: float
+    storage: str = field(init=False)
     _local: LocalPod = field(init=False, repr=False)
     _asking: subprocess.Popen | None = field(default=None, repr=False)
     _away_since: float | None = field(default=None, repr=False)
@@ -38,11 +39,7 @@ class TargetPod:
 
     def __post_init__(self) -> None:
         self._local = LocalPod(self.name)
-
-    @property
-    def storage(self) -> str:
-        """Where its runs are."""
-        return (read_json(self.folder / "pool.json") or {}).get("storage", HERE)
+        self.storage = (read_json(self.folder / "pool.json") or {}).get("storage", HERE)
 
     def start(self, folder: Path, program: Sequence[str], job: Path, run: Path) -> None:
         """Starts the process that starts the job there."""

@@ -85,14 +85,9 @@ class TargetPool(Gangs):
         ]
         for name, target in self.pods.items():
             where = f"pool.pods.{name}"
-            found += [
-                (
-                    key.replace("target", where, 1),
-                    message.replace("target.", f"{where}."),
-                    fix.replace("target.", f"{where}."),
-                )
-                for key, message, fix in target.problems()
-            ]
+            for words in target.problems():
+                key, message, cure = (text.replace("target.", f"{where}.") for text in words)
+                found.append((key, message, cure))
         return found
 
 

@@ -1,4 +1,4 @@
-"""Cheap jobs on launch targets: a Python that runs cheap.py in place of `lmx train`, on real processes and real sshds."""
+"""Cheap jobs on launch targets: a Python that runs cheap.py in place of `lmx train`, as real processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ for word in "$@"; do case $word in
   */config.yaml) CONFIG=$word;;
 esac; done
 JOB=$(dirname "$CONFIG")
-if [ "${{JAX_PROCESS_ID:-0}}" != 0 ]; then trap 'exit 75' TERM; while [ ! -e "$JOB/task-0.exit" ]; do sleep 0.1; done; exit 0; fi
+if [ "${{JAX_PROCESS_ID:-0}}" != 0 ]; then
+  trap 'exit 75' TERM
+  while [ ! -e "$JOB/task-0.exit" ]; do sleep 0.1; done
+  exit 0
+fi
 mkdir -p "$RUN"
 exec 9>"$RUN/lock"; flock -n 9 || {{ echo "lmx train: $RUN: this run directory is in use by someone" >&2; exit 2; }}
 PYTHONPATH={there} exec {sys.executable} -S {CHEAP} "$JOB" "$RUN"

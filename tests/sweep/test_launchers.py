@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 
 from hydra_plugins.lmx_launchers.launchers import LocalPoolLauncher, PodsLauncher
@@ -22,8 +23,9 @@ def test_each_is_an_entry_point_for_hydra_1_4():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
         "hydra.plugins"
     ]
-    found = {EntryPoint(name, value, "hydra.plugins").load() for name, value in declared.items()}
-    assert found == {LocalPoolLauncher, PodsLauncher}
+    found = [EntryPoint(name, value, "hydra.plugins").load() for name, value in declared.items()]
+    assert all(issubclass(cls, Launcher) for cls in found)
+    assert {cls.__name__ for cls in found} == {LocalPoolLauncher.__name__, PodsLauncher.__name__}
     launchers = ConfigStore.instance().list("hydra/launcher")
     assert {"local_pool.yaml", "pods.yaml"} <= set(launchers)
 

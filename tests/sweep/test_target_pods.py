@@ -183,7 +183,7 @@ def test_a_pod_lost_for_good_and_its_job_ends_elsewhere(hosts, tmp_path, monkeyp
         if ready and not killed:
             killed.append(ready[0])
             hosts[2][0].kill()
-            options = [word for word in hosts[1] if word.startswith("ControlPath")][0]
+            options = next(word for word in hosts[1] if word.startswith("ControlPath"))
             address, _, port = hosts[0][0].rpartition(":")
             subprocess.run(["ssh", "-o", options, "-O", "exit", "-p", port, address], capture_output=True)
             for path in (tmp_path / "work/launches").glob(f"*-{ready[0]}/1/host-0/*.pid"):
