@@ -105,7 +105,7 @@ COMMANDS = (
         summary="go on with a sweep whose driver was stopped or killed",
         schema="lmx.sweep.config:SweepResume",
         function=resume,
-        keys=("sweep", "pool", "max_failures", "max_preemptions", "detach", "output"),
+        keys=("sweep", "pool", "changed_code", "max_failures", "max_preemptions", "detach", "output"),
         examples=(
             ("lmx sweep resume sweeps/DIR", "what is done stays; running jobs are found again"),
             ("lmx sweep resume sweeps/DIR max_failures=10", "try failed jobs again"),

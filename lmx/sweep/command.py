@@ -21,13 +21,12 @@ from lmx.sweep import attempt
 from lmx.sweep.config import Pool, Retries, SweepRun
 from lmx.sweep.driver import Driver, Hooks
 from lmx.sweep.events import read_events, states
-from lmx.sweep.freeze import freeze, make_plan, points
-from lmx.sweep.plan import Plan, read_plan, run_dir, write_plan
+from lmx.sweep.freeze import changed_code, freeze, make_plan, points
+from lmx.sweep.plan import SCHEMA, Plan, read_plan, run_dir, write_plan
 from lmx.sweep.results import checkpointed, result_of, schema_of
 from lmx.sweep.stopping import Stopping
 
 _JUDGED_EVERY = 5.0
-SCHEMA = "lmx.run.config:TrainConfig"
 
 
 def say(text: str) -> None:
@@ -94,7 +93,11 @@ def _enlist(folder: Path, plan: Plan, pool: Pool, grace: float) -> None:
 def resume(config: Any) -> Path:
     """Goes on with a sweep; its folder."""
     folder = find(config.sweep)
-    read_plan(folder)
+    plan = read_plan(folder)
+    _settings(folder, plan)
+    pool = config.pool or Pool.model_validate(plan.settings["pool"])
+    if config.changed_code == "refuse" and not pool.frozen():
+        refuse_changed(folder, plan)
     changes = {
         name: getattr(config, name)
         for name in ("max_failures", "max_preemptions")
@@ -105,16 +108,38 @@ def resume(config: Any) -> Path:
             raise RequestError(
                 "detach=true goes on with the sweep's own pool and budgets; leave the others out"
             )
-        _detach(folder)
+        _detach(folder, *(["changed_code=accept"] if config.changed_code == "accept" else []))
     else:
         drive(folder, pool=config.pool, **changes)
     return folder
 
 
+def refuse_changed(folder: Path, plan: Plan) -> None:
+    """RequestError where the code here is not that of the freeze: its jobs would not compute the same."""
+    found = changed_code(plan.code)
+    if found:
+        words = "\n    ".join(found)
+        raise RequestError(
+            f"{folder}: the code is not that of the freeze, so jobs may not compute what those that are done did\n"
+            f"    {words}\n    go back to it, or go on all the same:\n"
+            f"    lmx sweep resume {folder} changed_code=accept"
+        )
+
+
+def _settings(folder: Path, plan: Plan) -> dict[str, Any]:
+    """How the sweep is run; RequestError where an older lmx did not record it."""
+    missing = [name for name in ("pool", "retries", "poll") if name not in plan.settings]
+    if missing:
+        raise RequestError(
+            f"{folder}: this sweep does not record its {', '.join(missing)}; it was made by an older lmx, start it anew"
+        )
+    return plan.settings
+
+
 def drive(folder: Path, *, pool: Pool | None = None, **changes: int) -> None:
     """Works on a sweep until it ends. LmxError where jobs failed, Resumable where it was stopped."""
     plan = read_plan(folder)
-    settings = plan.settings
+    settings = _settings(folder, plan)
     retries = Retries.model_validate(settings["retries"]).model_copy(update=changes)
     if pool is not None:
         _enlist(folder, plan, pool, retries.grace)
@@ -161,6 +186,10 @@ def _course(run: Path, metric: str) -> dict[int, float]:
 
 
 def _hooks(folder: Path, plan: Plan) -> Hooks:
+    if plan.settings["schema"] is None:
+        from lmx.sweep.launcher import hooks_of
+
+        return hooks_of(folder, plan)
     schema = schema_of(plan)
     return Hooks(
         result=lambda job: result_of(folder, job, schema),
@@ -171,11 +200,11 @@ def _hooks(folder: Path, plan: Plan) -> Hooks:
     )
 
 
-def _detach(folder: Path) -> None:
+def _detach(folder: Path, *more: str) -> None:
     """Starts a driver that outlives this terminal, and waits until it works."""
     with open(folder / "driver.log", "ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "lmx", "sweep", "resume", str(folder.absolute())],
+            [sys.executable, "-m", "lmx", "sweep", "resume", str(folder.absolute()), *more],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -204,7 +233,7 @@ def cancel(folder: Path, timeout: float) -> str:
             folder,
             plan,
             pods=[],
-            retries=Retries.model_validate(plan.settings["retries"]),
+            retries=Retries.model_validate(_settings(folder, plan)["retries"]),
             hooks=_hooks(folder, plan),
             poll=0.2,
         )

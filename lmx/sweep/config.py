@@ -27,6 +27,11 @@ class Pool(Component):
         """
         return []
 
+    def tree(self) -> dict[str, Any]:
+        """The pool as a plain tree that `Pool.model_validate` reads."""
+        cls = type(self)
+        return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **self.model_dump()}
+
     def frozen(self) -> bool:
         """Whether the pods run the code as it was when the sweep was frozen, whatever it is here by now."""
         return False
@@ -105,6 +110,9 @@ class SweepResume(Config):
 
     sweep: Text | None = field("folder of the sweep; null: the newest", effect="bookkeeping")
     pool: Pool | None = field("other pods than before", effect="bookkeeping")
+    changed_code: Literal["refuse", "accept"] = field(
+        "whether jobs may go on with code that is not that of the freeze", effect="bookkeeping"
+    )
     max_failures: Count | None = field("another budget of failures", effect="bookkeeping", example="5")
     max_preemptions: Count | None = field(
         "another budget of preemptions", effect="bookkeeping", example="200"

@@ -20,6 +20,7 @@ from lmx.config.text import counted
 from lmx.io.files import write_atomic
 from lmx.sweep.config import Retries
 from lmx.sweep.events import ACTIVE, ENDED, Event, Log, State, read_events, states
+from lmx.sweep.freeze import program_of
 from lmx.sweep.plan import Job, Plan, attempt_dir, job_dir, run_dir
 from lmx.sweep.pods import Ended, Pod
 from lmx.sweep.target_pod import TargetPod, attached
@@ -65,6 +66,8 @@ class Driver:
         self.pods = {pod.name: pod for pod in pods}
         self.known: dict[str, Pod] = dict(self.pods)
         self.away: set[str] = set()
+        self.ran: dict[str, tuple[str, str]] = {}
+        self.programs = {job.number: program_of(job) for job in plan.jobs}
         self.states: dict[int, State] = states(self.jobs, read_events(folder))
         self.losses = dict.fromkeys(self.pods, 0)
         self.stopping: dict[int, tuple[float, str]] = {}
@@ -233,11 +236,24 @@ class Driver:
     def _next(self, pod: Pod, waiting: Sequence[int]) -> int | None:
         """The first job that may go on on a pod: one with a checkpoint goes where that is, while such pods are left."""
         places = {p.storage for p in self.pods.values()}
+        free: list[int] = []
         for number in waiting:
             kept = _read(job_dir(self.folder, number) / "storage") if self.states[number].step else None
             if kept in (None, pod.storage) or kept not in places:
-                return number
-        return None
+                free.append(number)
+        return min(free, key=lambda number: self._strangeness(number, pod), default=None)
+
+    def _strangeness(self, number: int, pod: Pod) -> int:
+        """How little of a job's compiled programs a pod has from the job before; those of other pods come last."""
+        program = self.programs[number]
+        if pod.name in self.ran:
+            alike = sum(a == b for a, b in zip(program, self.ran[pod.name], strict=True))
+            if alike:
+                return 2 - alike
+        elsewhere = [ran for name, ran in self.ran.items() if name != pod.name and name in self.pods]
+        return 2 + max(
+            (sum(a == b for a, b in zip(program, ran, strict=True)) for ran in elsewhere), default=0
+        )
 
     def _start(self, number: int, pod: Pod) -> None:
         state = self.states[number]
@@ -250,13 +266,15 @@ class Driver:
                 "which no pod reaches any more"
             )
         folder = attempt_dir(self.folder, number, attempt)
+        self.ran[pod.name] = self.programs[number]
         self._event(number, "LEASED", attempt=attempt, pod=pod.name, step=anew)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             job = self.jobs[number]
             write_atomic(folder.parent / "config.yaml", _yaml(job.config))
             write_atomic(folder.parent / "overrides.yaml", _yaml(job.overrides))
-            pod.start(folder, self.plan.program, folder.parent, run_dir(self.folder, number))
+            run = run_dir(self.folder, number)
+            pod.start(folder, self.plan.program, folder.parent, run.resolve() if run.is_symlink() else run)
         except OSError as error:
             self._event(number, "PREEMPTED", reason=f"pod {pod.name}: {error}", counts=False)
             self._event(number, "PENDING")

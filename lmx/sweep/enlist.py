@@ -50,9 +50,9 @@ class Enlisted(NamedTuple):
     patience: float
     sweep: str
 
-    def run_dir(self, run: Path) -> str:
+    def run_dir(self, run: Path, job: str) -> str:
         """A job's run directory as the hosts see it; `run` itself where they see this file system."""
-        name = f"{self.sweep}-{run.name}"
+        name = f"{self.sweep}-{job}"
         if self.runs is not None:
             return f"{self.runs.rstrip('/')}/{name}"
         return str(run) if sees_here(self.launch.target) else self.launch.target.run_dir(Path(name))
@@ -192,7 +192,7 @@ def _storages(pods: Sequence[Enlisted], storage: str) -> tuple[dict[str, str], l
             )
             continue
         layout = pod.launch.target.layout(pod.launch.plan)
-        runs = str(Path(pod.run_dir(Path("x"))).parent)
+        runs = str(Path(pod.run_dir(Path("x"), "x")).parent)
         asked += [_Asked(i, j, layout.workdir, host, runs) for j, host in enumerate(layout.hosts)]
     seen = _tokens(asked, pods)
     for k, one in enumerate(asked):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,19 +77,50 @@ def code_state() -> dict[str, Any]:
     return {**found, "packages": start.facts["packages"]}
 
 
-def program_order(jobs: Sequence[Job], traced: Sequence[str] = ("trainer.seed",)) -> list[int]:
-    """Numbers of jobs, those of one shape of model, mesh and batch after one another: they share compiled programs."""
-    groups: dict[str, list[int]] = {}
+def changed_code(frozen: Mapping[str, Any]) -> list[str]:
+    """How the code here differs from that of a freeze (`code_state`), in words; [] where it does not."""
+    now, found = code_state() if frozen else {}, []
+    for name, before in frozen.items():
+        after = now.get(name)
+        if name == "packages" or after == before:
+            continue
+        if after is None:
+            found.append(f"{name}: was in a checkout then")
+        elif after["commit"] != before["commit"]:
+            found.append(f"{name}: commit {before['commit']} then, {after['commit']} now")
+        else:
+            found.append(f"{name}: what is not committed is not the same as then")
+    return found
+
+
+_SHAPE = ("model.", "mesh.", "kernels.", "precision.", "xla.", "trainer.")
+_PROGRAM = (*_SHAPE, "optimizer.", "schedule.", "data.")
+_NUMBERS = ("trainer.seed", "data.seed")
+"""Keys that a compiled program takes as numbers."""
+
+
+def program_of(job: Job) -> tuple[str, str]:
+    """What jobs with the same compiled programs have in common: the shapes, and all that is compiled in."""
+    flat = {key: value for key, value in flatten(job.config).items() if key not in _NUMBERS}
+    shape, whole = (
+        hashlib.sha256(
+            "\n".join(
+                sorted(f"{key}={value}" for key, value in flat.items() if key.startswith(keys))
+            ).encode()
+        ).hexdigest()[:12]
+        for keys in (_SHAPE, _PROGRAM)
+    )
+    return shape, whole
+
+
+def program_order(jobs: Sequence[Job]) -> list[int]:
+    """Numbers of jobs, those that share compiled programs after one another, in the order of the first of them."""
+    first: dict[str, int] = {}
     for job in jobs:
-        flat = flatten(job.config)
-        shape = [
-            f"{key}={value}"
-            for key, value in flat.items()
-            if key.startswith(("model.", "mesh.", "kernels.", "precision.", "xla.", "trainer."))
-            and key not in traced
-        ]
-        groups.setdefault("\n".join(sorted(shape)), []).append(job.number)
-    return [number for numbers in groups.values() for number in numbers]
+        for key in program_of(job):
+            first.setdefault(key, job.number)
+    place = lambda job: (*(first[key] for key in program_of(job)), job.number)
+    return [job.number for job in sorted(jobs, key=place)]
 
 
 def make_plan(

@@ -85,10 +85,10 @@ def work_of(attempt: Path, pod_folder: Path, job: Path, run: Path) -> Work:
             _link(path, folder / path.name)
     if not (folder / "config.yaml").exists():
         write_atomic(folder / "config.yaml", (job / "config.yaml").read_text(encoding="utf-8"), sync=True)
-    run_dir = pod.run_dir(run)
+    run_dir = pod.run_dir(run, job.name)
     stop = str(job / "stop") if run_dir == str(run) else f"{run_dir}.stop"
     base = pod.launch.plan
-    name = f"{pod.sweep}-{run.name}"
+    name = f"{pod.sweep}-{job.name}"
     plan = Plan(name, folder, run_dir, {**base.environment, "LMX_STOP_FILE": stop}, base.code)
     if not (folder / "plan.json").exists():
         record = {

@@ -1,4 +1,9 @@
-"""The jobs of a Hydra launcher on pods: each is pickled, run by `lmx.sweep.pickled`, and its return value read back."""
+"""The jobs of a Hydra launcher on pods.
+
+On this machine each is pickled, run by `lmx.sweep.pickled`, and its return value read back: any Hydra application can
+do that. On launch targets the jobs are runs of `lmx train`, frozen as those of `lmx sweep`. Either way the folder
+`SWEEP_DIR/.launcher/N` is a sweep that `lmx sweep status | resume | cancel | table` know.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +12,23 @@ import pickle
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
+from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from lmx.config.errors import STOPPED
+from lmx.config.errors import STOPPED, ConfigError
 from lmx.sweep.config import Pool, Retries
 from lmx.sweep.driver import Driver, Hooks
 from lmx.sweep.freeze import Frozen, make_plan, varied_keys
-from lmx.sweep.plan import Job, attempt_dir, job_dir, write_plan
-from lmx.sweep.results import checkpointed
+from lmx.sweep.plan import SCHEMA, Job, Plan, attempt_dir, job_dir, read_plan, run_dir, write_plan
+from lmx.sweep.results import checkpointed, result_of, schema_of
+from lmx.sweep.target_pool import Gangs
 
 
 class Lost(RuntimeError):
@@ -33,15 +40,19 @@ def launch(
 ) -> Sequence[JobReturn]:
     """Runs the jobs on the launcher's pods; their returns in order."""
     setup_globals()
-    config, pool = launcher.config, launcher.pool
-    assert config is not None and isinstance(pool, Pool)  # noqa: PT018
+    config = launcher.config
+    assert config is not None
+    pool = pool_of(launcher)
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     problems = pool.problems()
     if problems:
-        raise ValueError(f"hydra.launcher.{problems[0][0]}: {problems[0][1]}")
+        key, message, fix = problems[0]
+        raise ValueError(
+            f"hydra.launcher.{key}: {message}; {fix.replace('pool.', 'hydra.launcher.pool.', 1)}"
+        )
     sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
     folder = sweep_dir / ".launcher" / f"{time.strftime('%H%M%S')}-{initial_job_idx}-{secrets.token_hex(2)}"
-    jobs, runs = [], {}
+    jobs, configs = [], {}
     for number, overrides in enumerate(job_overrides, initial_job_idx):
         job_config = launcher.hydra_context.config_loader.load_sweep_config(config, list(overrides))
         with open_dict(job_config):
@@ -49,13 +60,58 @@ def launch(
                 f"job_id_for_{number}" if "id" not in job_config.hydra.job else str(number)
             )
             job_config.hydra.job.num = number
-        own = Path(str(OmegaConf.select(job_config, "hydra.sweep.subdir")))
-        runs[number] = sweep_dir / own
-        jobs.append(Job(number, list(filter_overrides(overrides)), "", {}))
-        _pickle(folder, number, launcher, job_config)
-    _drive(launcher, folder, jobs, runs)
+        configs[number] = job_config
+        if isinstance(pool, Gangs):
+            jobs.append(_frozen(launcher.task_function, number, list(overrides)))
+        else:
+            jobs.append(Job(number, list(filter_overrides(overrides)), "", {}))
+            _pickle(folder, number, launcher, job_config)
+        own = sweep_dir / str(OmegaConf.select(job_config, "hydra.sweep.subdir"))
+        own.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        run_dir(folder, number).symlink_to(os.path.relpath(own, folder))
+    _drive(launcher, pool, folder, jobs)
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    if isinstance(pool, Gangs):
+        plan = read_plan(folder)
+        return [_summarised(folder, plan, job, configs[job.number]) for job in jobs]
     return [_returned(folder, job.number) or _lost(folder, job, config) for job in jobs]
+
+
+def pool_of(launcher: Any) -> Pool:
+    """The launcher's pool; a name stands for that option of `pool`."""
+    pool = launcher.pool
+    if isinstance(pool, Pool):
+        return pool
+    if isinstance(pool, Mapping):
+        return Pool.model_validate(dict(pool))
+    loader = launcher.hydra_context.config_loader
+    there = loader.get_group_options("pool")
+    if pool not in there:
+        raise ValueError(f"hydra.launcher.pool={pool}: there is no such pool; there are {', '.join(there)}")
+    found = loader.load_configuration(f"pool/{pool}", [], RunMode.RUN)
+    tree = OmegaConf.to_container(found, resolve=False)
+    assert isinstance(tree, dict)
+    tree.pop("hydra", None)
+    return Pool.model_validate(tree.get("pool", tree))
+
+
+def _frozen(task: Any, number: int, overrides: list[str]) -> Job:
+    """A job of `lmx train`, validated and resolved."""
+    from lmx.config.compose import Composer
+
+    command = getattr(task, "command", None)
+    if command is None or command.name != "train":
+        raise ValueError(
+            "hydra.launcher.pool: launch targets run `lmx train` alone; other applications run on "
+            "hydra.launcher.pool=local"
+        )
+    lines = list(filter_overrides(overrides))
+    composer = Composer(command.name, command.schema_class(), overrides=lines, **task.places)
+    composed, problems = composer.check(lines, {"num": number, "id": str(number)})
+    if composed is None:
+        raise ConfigError(problems, command.name)
+    return Job(number, lines, composed.hash, composed.tree)
 
 
 def _pickle(folder: Path, number: int, launcher: Any, job_config: Any) -> None:
@@ -70,26 +126,28 @@ def _pickle(folder: Path, number: int, launcher: Any, job_config: Any) -> None:
     (where / "job.pickle").write_bytes(cloudpickle.dumps(content))
 
 
-def _drive(launcher: Any, folder: Path, jobs: list[Job], runs: dict[int, Path]) -> None:
-    sweep_dir = folder.parents[1]
+def _drive(launcher: Any, pool: Pool, folder: Path, jobs: list[Job]) -> None:
     frozen = Frozen(jobs, varied_keys([job.overrides for job in jobs]), 0)
     path = os.pathsep.join(word or os.getcwd() for word in sys.path)
     program = ["/usr/bin/env", f"PYTHONPATH={path}", sys.executable, "-m", "lmx.sweep.pickled"]
-    settings = {"runs": {str(number): str(run) for number, run in runs.items()}}
+    retries = Retries.model_validate(launcher.retries)
+    settings = {
+        "pool": pool.tree(),
+        "retries": retries.model_dump(),
+        "stopping": None,
+        "poll": launcher.poll,
+        "schema": SCHEMA if isinstance(pool, Gangs) else None,
+    }
     plan = make_plan(folder, frozen, command=sys.argv, program=program, settings=settings, code={})
+    for words in pool.enlist(folder, jobs[0].config, retries.grace):
+        _say(words)
     write_plan(folder, plan)
     driver = Driver(
         folder,
         plan,
-        pods=launcher.pool.build(folder),
-        retries=Retries.model_validate(launcher.retries),
-        hooks=Hooks(
-            result=lambda job: _result(folder, job.number),
-            losing=lambda _: (),
-            say=lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True),
-            step=lambda job: checkpointed(runs[job.number]),
-            again=f"lmx train resume=RUN    (for each unfinished run in {sweep_dir})",
-        ),
+        pods=pool.build(folder),
+        retries=retries,
+        hooks=hooks_of(folder, plan),
         poll=launcher.poll,
     )
     try:
@@ -98,6 +156,26 @@ def _drive(launcher: Any, folder: Path, jobs: list[Job], runs: dict[int, Path]) 
         driver.close()
     if code == STOPPED:
         raise SystemExit(STOPPED)
+
+
+def hooks_of(folder: Path, plan: Plan) -> Hooks:
+    """What a driver asks of a launcher's folder."""
+    if plan.settings["schema"] is None:
+        result = lambda job: _result(folder, job.number)
+    else:
+        schema = schema_of(plan)
+        result = lambda job: result_of(folder, job, schema)
+    return Hooks(
+        result=result,
+        losing=lambda _: (),
+        say=_say,
+        step=lambda job: checkpointed(run_dir(folder, job.number)),
+        again=f"lmx sweep resume {folder}",
+    )
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _returned(folder: Path, number: int) -> JobReturn | None:
@@ -110,6 +188,16 @@ def _returned(folder: Path, number: int) -> JobReturn | None:
 def _result(folder: Path, number: int) -> dict[str, Any] | None:
     found = _returned(folder, number)
     return {} if found is not None and found.status == JobStatus.COMPLETED else None
+
+
+def _summarised(folder: Path, plan: Plan, job: Job, config: Any) -> JobReturn:
+    """The return of a run on a target: what `lmx train` returns to a sweeper, from the run's summary."""
+    summary = result_of(folder, job, schema_of(plan))
+    if summary is None:
+        return _lost(folder, job, config)
+    found = JobReturn(overrides=job.overrides, cfg=config, status=JobStatus.COMPLETED)
+    found.return_value = summary.get("eval_loss", summary.get("loss"))
+    return found
 
 
 def _lost(folder: Path, job: Job, config: Any) -> JobReturn:

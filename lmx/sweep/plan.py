@@ -17,6 +17,8 @@ from lmx.config.errors import RequestError
 from lmx.io.files import read_json, to_json, write_atomic
 
 VERSION = 1
+SCHEMA = "lmx.run.config:TrainConfig"
+"""What the jobs of `lmx sweep` are configurations of."""
 
 
 class Job(NamedTuple):

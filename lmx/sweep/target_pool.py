@@ -59,6 +59,13 @@ class Gangs(Pool):
             patience=self.patience,
         )
 
+    def tree(self) -> dict[str, Any]:
+        """The pool as a plain tree that `Pool.model_validate` reads."""
+        return {**super().tree(), **self._targets_of_tree()}
+
+    def _targets_of_tree(self) -> dict[str, Any]:
+        raise NotImplementedError
+
     def frozen(self) -> bool:
         """Whether every pod runs a snapshot."""
         return all(target.takes_snapshot() for target in self.targets().values())
@@ -72,6 +79,11 @@ class TargetPool(Gangs):
     def targets(self) -> dict[str, Target]:
         """As they stand there."""
         return dict(self.pods)
+
+    def _targets_of_tree(self) -> dict[str, Any]:
+        from lmx.sweep.enlist import tree_of
+
+        return {"pods": {name: tree_of(target) for name, target in self.pods.items()}}
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Contradictions between keys: (key, message, fix)."""
@@ -103,6 +115,11 @@ class SshPool(Gangs):
             f"ssh-{i}": self.target.model_copy(update={"hosts": list(hosts), "hosts_file": None})
             for i, hosts in enumerate(self.gangs)
         }
+
+    def _targets_of_tree(self) -> dict[str, Any]:
+        from lmx.sweep.enlist import tree_of
+
+        return {"target": tree_of(self.target)}
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Contradictions between keys: (key, message, fix)."""

@@ -113,6 +113,6 @@ def test_real_training(tmp_path):
             return run("chaos")
         return subprocess.Popen([*lmx, "resume", str(where["chaos"])], cwd=tmp_path, env=environment())
 
-    code, kills = torment(where["chaos"], start, seed=2, every=(15.0, 40.0), timeout=3600)
+    code, kills = torment(where["chaos"], start, seed=2, every=(3.0, 7.0), timeout=3600)
     assert (code, kills) == (0, KILLS)
     check(where["chaos"], where["twin"])

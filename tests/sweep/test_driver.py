@@ -112,7 +112,7 @@ def wait_for(condition, timeout=60.0):
 def test_a_killed_job_goes_on_from_its_checkpoint_and_a_cancelled_sweep_leaves_no_process(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("CHEAP_PAUSE", "0.2")
+    monkeypatch.setenv("CHEAP_PAUSE", "0.5")
     make_sweep(tmp_path, ["trainer.steps=12", "trainer.seed=0,1"])
     one = subprocess.Popen([sys.executable, "-m", "tests.sweep.drive", str(tmp_path), "2"])
     try:
