@@ -12,16 +12,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmx.config.errors import DONE, STOPPED, LmxError, RequestError, Resumable
+from lmx.config.compose import Composer
+from lmx.config.errors import DONE, STOPPED, ConfigError, LmxError, Problem, RequestError, Resumable
+from lmx.config.sweep import Point
 from lmx.config.text import counted
 from lmx.io.journal import driver
 from lmx.io.records import read_metrics
 from lmx.run.config import TrainConfig
 from lmx.sweep import attempt
 from lmx.sweep.config import Pool, Retries, SweepRun
+from lmx.sweep.cost import agree, cost_of
 from lmx.sweep.driver import Driver, Hooks
 from lmx.sweep.events import read_events, states
 from lmx.sweep.freeze import changed_code, freeze, make_plan, points
+from lmx.sweep.grammar import Grammar
 from lmx.sweep.plan import SCHEMA, Plan, read_plan, run_dir, write_plan
 from lmx.sweep.results import checkpointed, result_of, schema_of
 from lmx.sweep.stopping import Stopping
@@ -48,11 +52,29 @@ def find(name: str | None) -> Path:
     return found[-1].parent
 
 
+def swept(grammar: Grammar | None, overrides: Sequence[str], **places: Any) -> list[Point]:
+    """The points of a sweep: of each block of the grammar the product with the overrides."""
+    if grammar is None:
+        return points("train", TrainConfig, overrides, **places)
+    options = lambda group: Composer("train", TrainConfig, **places).tree.options(group)
+    found: list[Point] = []
+    problems: dict[tuple[str, str], Problem] = {}
+    for block in grammar.blocks(options):
+        try:
+            found += points("train", TrainConfig, [*block, *overrides], **places)
+        except ConfigError as error:
+            for problem in error.problems:
+                problems.setdefault((problem.key, problem.message), problem)
+    if problems:
+        raise ConfigError(list(problems.values()), "train")
+    return found
+
+
 def run(composed: Any) -> Path:
     """Freezes a sweep and runs it; its folder."""
     config: SweepRun = composed.config
     place = composed.composer.place
-    found = points("train", TrainConfig, config.overrides, config_dir=place.config_dir)
+    found = swept(config.sweep, config.overrides, config_dir=place.config_dir)
     frozen = freeze(found)
     if frozen.duplicates:
         say(f"{counted(frozen.duplicates, 'point')} left out: the same configuration as an earlier one")
@@ -63,10 +85,15 @@ def run(composed: Any) -> Path:
     program = [sys.executable, str(Path(attempt.__file__).absolute())]
     plan = make_plan(folder, frozen, command=sys.argv, program=program, settings=settings)
     say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build(folder)), 'pod')}: {folder}")
+    cost = cost_of(plan.jobs, list(config.pool.targets().values()), config.hours_per_job)
+    if cost is not None:
+        say(cost.words())
     if config.dry_run:
         for job in plan.jobs:
             print(" ".join([str(job.number), *job.overrides]))
         return folder
+    if cost is not None:
+        agree(cost, config.max_chip_hours)
     _enlist(folder, plan, config.pool, config.retries.grace)
     write_plan(folder, plan)
     if config.detach:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmx.config.component import Component, Config, field
-from lmx.config.types import Count, Duration, Flag, Positive, Text
+from lmx.config.types import Count, Duration, Flag, Positive, PositiveReal, Text
+from lmx.launch import Target
+from lmx.sweep.grammar import Grammar
 from lmx.sweep.pods import LocalPod, Pod
 from lmx.sweep.stopping import Stopping
 
@@ -31,6 +33,10 @@ class Pool(Component):
         """The pool as a plain tree that `Pool.model_validate` reads."""
         cls = type(self)
         return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **self.model_dump()}
+
+    def targets(self) -> dict[str, Target]:
+        """The pods that are targets of `lmx launch`: name -> target."""
+        return {}
 
     def frozen(self) -> bool:
         """Whether the pods run the code as it was when the sweep was frozen, whatever it is here by now."""
@@ -94,6 +100,21 @@ class SweepRun(Config):
     pool: Pool = field("the pods that jobs run on", effect="bookkeeping")
     retries: Retries = field("when a job is started again", effect="bookkeeping")
     stopping: Stopping | None = field("ends jobs that are behind the others; null: off", effect="bookkeeping")
+    sweep: Grammar | None = field(
+        "points beyond the product of the overrides: zipped, chained, every option of a group; null: none",
+        effect="bookkeeping",
+    )
+    hours_per_job: PositiveReal | None = field(
+        "how long a job takes, for the cost; null: trainer.duration where that is set",
+        unit="h",
+        effect="bookkeeping",
+        example="1.5",
+    )
+    max_chip_hours: PositiveReal | None = field(
+        "a sweep that needs more is asked for, or refused where nobody can be asked; null: no limit",
+        unit="h",
+        effect="bookkeeping",
+    )
     dir: Text = field("folder of the sweep, which is made", effect="bookkeeping")
     poll: Duration = field("time between looks at the pods", unit="s", effect="bookkeeping")
     detach: Flag = field("return at once and go on in the background", effect="bookkeeping")
@@ -102,7 +123,7 @@ class SweepRun(Config):
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Contradictions between keys: (key, message, fix)."""
-        return self.pool.problems()
+        return [*self.pool.problems(), *(self.sweep.problems() if self.sweep is not None else [])]
 
 
 class SweepResume(Config):

@@ -1,0 +1,45 @@
+import pytest
+
+from lmx.config.errors import RequestError
+from lmx.sweep.grammar import Grammar
+from tests.support import read_option
+
+
+def blocks(**parts):
+    given = {"every": [], "zip": [], "chain": [], **parts}
+    return Grammar(**given).blocks(lambda group: ["_base", "adamw", "muon"] if group == "optimizer" else [])
+
+
+def test_lists_of_a_zip_go_in_step_and_parts_are_multiplied():
+    found = blocks(zip=[{"model.d_model": [64, 128], "a.b": ["x y", None]}], every=["optimizer"])
+    assert found == [
+        ["model.d_model=64", 'a.b="x y"', "optimizer=adamw"],
+        ["model.d_model=64", 'a.b="x y"', "optimizer=muon"],
+        ["model.d_model=128", "a.b=null", "optimizer=adamw"],
+        ["model.d_model=128", "a.b=null", "optimizer=muon"],
+    ]
+
+
+def test_a_chain_is_one_sweep_after_the_other():
+    assert blocks(chain=[["model=tiny", "trainer.seed=0,1"], ["model=nano"]]) == [
+        ["model=tiny", "trainer.seed=0,1"],
+        ["model=nano"],
+    ]
+    assert blocks() == [[]]
+
+
+def test_what_cannot_be_is_named():
+    uneven = Grammar(every=[], chain=[], zip=[{"a": [1, 2], "b": [1]}])
+    assert "a has 2, b has 1" in uneven.problems()[0][1]
+    with pytest.raises(RequestError, match=r"sweep\.every: nothing is no group"):
+        blocks(every=["nothing"])
+
+
+def test_the_options_that_are_shipped_are_points_that_hold():
+    from lmx.sweep.command import swept
+
+    tree = read_option("sweep", "widths")
+    tree.pop("_target_")
+    found = swept(Grammar(**tree), ["trainer.seed=0,1"])
+    widths = [(p.composed.tree["model"]["d_model"], p.composed.tree["trainer"]["seed"]) for p in found]
+    assert widths == [(64, 0), (64, 1), (128, 0), (128, 1), (256, 0), (256, 1)]
