@@ -71,6 +71,7 @@ def test_gangs_share_the_jobs_and_leave_results_where_a_sweep_has_them(tmp_path,
     assert not processes_of(folder)
 
 
+@pytest.mark.slow
 def test_failures_are_told_in_the_jobs_own_words(tmp_path):
     folder = tmp_path / "s"
     make_sweep(folder, [*SMALL, "trainer.seed=666,2222"])
@@ -109,6 +110,7 @@ def test_whoever_is_killed_nothing_runs_twice(tmp_path, monkeypatch):
     assert losses(folder / "0") == losses(twin_of(folder, sweep) / "0")
 
 
+@pytest.mark.slow
 def test_a_cancelled_sweep_saves_on_the_hosts_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("CHEAP_PAUSE", "0.25")
     folder = tmp_path / "s"
@@ -206,3 +208,64 @@ def test_a_pod_lost_for_good_and_its_job_ends_elsewhere(hosts, tmp_path, monkeyp
         assert losses(folder / str(number)) == losses(twin / str(number))
     found = states(range(2), read_events(folder))
     assert [s.status for s in found.values()] == ["DONE", "DONE"]
+
+
+JOBS, KILLS = 24, 6
+
+
+def victims(folder, kind):
+    """Processes to kill: those of a running job's gang on its hosts, or the one that looks after it here."""
+    running = [(n, s) for n, s in states(range(JOBS), read_events(folder)).items() if s.status == "RUNNING"]
+    for number, state in sorted(running, key=lambda pair: pair[1].began):
+        if (folder / str(number) / "checkpoints/8").exists():
+            continue  # it may be done by the time it is killed
+        attempt = attempt_dir(folder, number, state.attempt)
+        if kind == "hosts":
+            found = list(processes_of(attempt).values())
+        else:
+            found = [pid for driver in attempt.glob("driver-*") for pid in members(driver)]
+        if found:
+            return found
+    return []
+
+
+@pytest.mark.slow
+def test_24_jobs_over_4_gangs_with_6_kills(tmp_path, monkeypatch):
+    """Kills of whole gangs, of the processes beside the driver, and of the driver: nothing that was done runs again."""
+    sweep = [f"trainer.seed={','.join(map(str, range(JOBS)))}", "trainer.steps=10"]
+    folder = tmp_path / "s"
+    make_sweep(folder, sweep)
+    monkeypatch.setenv("CHEAP_PAUSE", "0.01")
+    twin = twin_of(folder, sweep)
+    monkeypatch.setenv("CHEAP_PAUSE", "0.3")
+    pool = pool_of({name: local(tmp_path) for name in "abcd"})
+    process, kills = start(tmp_path, folder, pool), 0
+    kinds = ["hosts", "launcher", "driver"] * (KILLS // 3)
+    while True:
+        try:
+            assert process.wait(4.0) == 0
+            break
+        except subprocess.TimeoutExpired:
+            pass
+        if kills < KILLS and kinds[kills] == "driver":
+            process.kill()
+            process.wait()
+            process = start(tmp_path, folder, pool)
+            kills += 1
+        elif kills < KILLS:
+            found = victims(folder, kinds[kills])
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            kills += bool(found)
+    assert kills == KILLS
+    events = read_events(folder)
+    attempts = 0
+    for number in range(JOBS):
+        own = [event for event in events if event.job == number]
+        assert [event.status for event in own].count("DONE") == 1
+        assert own[-1].status == "DONE"
+        assert losses(folder / str(number)) == losses(twin / str(number))
+        attempts += starts(folder / str(number))
+    assert attempts == JOBS + kinds.count("hosts")  # only killed gangs began again
+    assert not processes_of(folder)
