@@ -84,7 +84,7 @@ COMMANDS = (
             "dir",
             "pool",
             "pool.size",
-            "sweep",
+            "points",
             "retries.max_failures",
             "stopping",
             "max_chip_hours",
@@ -103,7 +103,7 @@ COMMANDS = (
             (
                 "overrides",
                 "pool",
-                "sweep",
+                "points",
                 "retries",
                 "stopping",
                 "hours_per_job",

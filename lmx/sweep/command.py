@@ -74,7 +74,7 @@ def run(composed: Any) -> Path:
     """Freezes a sweep and runs it; its folder."""
     config: SweepRun = composed.config
     place = composed.composer.place
-    found = swept(config.sweep, config.overrides, config_dir=place.config_dir)
+    found = swept(config.points, config.overrides, config_dir=place.config_dir)
     frozen = freeze(found)
     if frozen.duplicates:
         say(f"{counted(frozen.duplicates, 'point')} left out: the same configuration as an earlier one")

@@ -100,7 +100,7 @@ class SweepRun(Config):
     pool: Pool = field("the pods that jobs run on", effect="bookkeeping")
     retries: Retries = field("when a job is started again", effect="bookkeeping")
     stopping: Stopping | None = field("ends jobs that are behind the others; null: off", effect="bookkeeping")
-    sweep: Grammar | None = field(
+    points: Grammar | None = field(
         "points beyond the product of the overrides: zipped, chained, every option of a group; null: none",
         effect="bookkeeping",
     )
@@ -123,7 +123,7 @@ class SweepRun(Config):
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Contradictions between keys: (key, message, fix)."""
-        return [*self.pool.problems(), *(self.sweep.problems() if self.sweep is not None else [])]
+        return [*self.pool.problems(), *(self.points.problems() if self.points is not None else [])]
 
 
 class SweepResume(Config):

@@ -1,4 +1,4 @@
-"""`sweep=`: points beyond the product of overrides. A YAML in conf/sweep, or in a folder of your own."""
+"""`points=`: what is swept beyond the product of overrides. A YAML in conf/points, or in a folder of your own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Grammar(Component):
         for lists in self.zip:
             if len({len(values) for values in lists.values()}) > 1:
                 words = ", ".join(f"{key} has {len(values)}" for key, values in lists.items())
-                found.append(("sweep.zip", f"lists that go in step need one length: {words}", ""))
+                found.append(("points.zip", f"lists that go in step need one length: {words}", ""))
         return found
 
     def blocks(self, options: Callable[[str], Sequence[str]]) -> list[list[str]]:
@@ -45,6 +45,6 @@ class Grammar(Component):
         for group in self.every:
             names = [name for name in options(group) if not name.startswith("_")]
             if not names:
-                raise RequestError(f"sweep.every: {group} is no group of options")
+                raise RequestError(f"points.every: {group} is no group of options")
             parts.append([[f"{group}={name}"] for name in names])
         return [[word for words in choice for word in words] for choice in itertools.product(*parts)]

@@ -31,14 +31,14 @@ def test_a_chain_is_one_sweep_after_the_other():
 def test_what_cannot_be_is_named():
     uneven = Grammar(every=[], chain=[], zip=[{"a": [1, 2], "b": [1]}])
     assert "a has 2, b has 1" in uneven.problems()[0][1]
-    with pytest.raises(RequestError, match=r"sweep\.every: nothing is no group"):
+    with pytest.raises(RequestError, match=r"points\.every: nothing is no group"):
         blocks(every=["nothing"])
 
 
 def test_the_options_that_are_shipped_are_points_that_hold():
     from lmx.sweep.command import swept
 
-    tree = read_option("sweep", "widths")
+    tree = read_option("points", "widths")
     tree.pop("_target_")
     found = swept(Grammar(**tree), ["trainer.seed=0,1"])
     widths = [(p.composed.tree["model"]["d_model"], p.composed.tree["trainer"]["seed"]) for p in found]
