@@ -45,7 +45,7 @@ def checkpointed(run: Path) -> int | None:
 
 def progress(folder: Path, job: Job) -> tuple[int | None, int | None]:
     """Steps done and steps in all, as far as the run has told."""
-    trainer = job.config.get("trainer")
+    trainer = (job.config or read_config(run_dir(folder, job.number))).get("trainer")
     total = trainer.get("steps") if isinstance(trainer, Mapping) else None
     step = last_values(run_dir(folder, job.number)).get("step")
     return (step if isinstance(step, int) else None, total if isinstance(total, int) else None)

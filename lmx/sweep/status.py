@@ -15,11 +15,12 @@ from lmx.io.progress import duration
 from lmx.io.records import last_values, read_summary
 from lmx.sweep.events import ACTIVE, ENDED, State, read_events, states
 from lmx.sweep.freeze import values_of
-from lmx.sweep.plan import Plan, read_plan, run_dir
+from lmx.sweep.plan import Plan, attempt_dir, read_plan, run_dir
 from lmx.sweep.results import progress
 
 _STYLE = {"DONE": "green", "RUNNING": "cyan", "LEASED": "cyan", "FAILED": "red", "PREEMPTED": "yellow"}
 _EVERY = 2.0
+_SHOWN = 10
 
 
 class Row(NamedTuple):
@@ -162,7 +163,18 @@ def table(found: Overview, plan: Plan) -> Any:
             "" if row.loss is None else f"{row.loss:.4f}",
             duration(row.seconds) if row.seconds else "",
         )
-    return Group(grid, Text(_last_line(found)))
+    return Group(grid, *(Text(line) for line in _failures(found)), Text(_last_line(found)))
+
+
+def _failures(found: Overview) -> list[str]:
+    """Why jobs failed, a line each, and where their last words are."""
+    failed = [row for row in found.rows if row.status == "FAILED"]
+    lines = []
+    for row in failed[:_SHOWN]:
+        log = attempt_dir(Path(found.folder), row.job, row.attempt) / "log.txt"
+        lines.append(f"job {row.job} failed: {row.reason}\n    {log}")
+    more = len(failed) - len(lines)
+    return [*lines, f"and {more} more"] if more else lines
 
 
 def _short(key: str, keys: Sequence[str]) -> str:

@@ -106,6 +106,8 @@ def _words(results: Results, config: SweepTable) -> str:
             f"more than noise. Further seeds: in each of the two arms, for {POWER:.0%} power at the difference and "
             "spreads seen"
         )
+    elif any(arm.jobs > 1 for arm in results.found):
+        lines.append("nothing can be said of noise before two arms have two results each")
     elif len(results.found) > 1:
         lines.append(f"one seed an arm says nothing of noise: sweep {config.seed} too, {config.seed}=0,1,2")
     return "\n".join(lines)

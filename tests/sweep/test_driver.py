@@ -10,8 +10,9 @@ import pytest
 from lmx.config.errors import ConfigError, RequestError
 from lmx.io.journal import driver
 from lmx.run.config import TrainConfig
+from lmx.sweep.command import refuse_changed
 from lmx.sweep.events import Event, Log, read_events, states
-from lmx.sweep.freeze import freeze, points
+from lmx.sweep.freeze import code_state, freeze, points
 from lmx.sweep.plan import attempt_dir, read_plan, write_plan
 from lmx.sweep.pods import members
 from tests.sweep.support import drive, make_driver, make_sweep
@@ -30,6 +31,33 @@ def test_frozen_points_are_distinct_and_name_what_varies(frozen_eight):
     assert frozen.duplicates == 1
     assert frozen.varied == ["trainer.seed", "optimizer.learning_rate"]
     assert len({job.hash for job in frozen.jobs}) == 8
+
+
+def test_jobs_of_one_program_follow_one_another_on_one_pod(tmp_path, monkeypatch):
+    make_sweep(tmp_path, ["trainer.steps=4", "trainer.seed=0,1", "model.n_layers=1,2"])
+    plan = read_plan(tmp_path)
+    layers = [plan.jobs[number].config["model"]["n_layers"] for number in plan.order]
+    assert layers == [1, 1, 2, 2]
+    monkeypatch.setenv("CHEAP_PAUSE", "0.1")
+    assert drive(tmp_path, size=2)[0] == 0
+    pods = {1: set(), 2: set()}
+    for event in read_events(tmp_path):
+        if event.status == "LEASED":
+            pods[plan.jobs[event.job].config["model"]["n_layers"]].add(event.pod)
+    assert pods in ({1: {"local-0"}, 2: {"local-1"}}, {1: {"local-1"}, 2: {"local-0"}})
+
+
+def test_other_code_than_that_of_the_freeze_is_refused(tmp_path):
+    make_sweep(tmp_path, [*SMALL, "trainer.seed=0"])
+    plan = read_plan(tmp_path)._replace(code=code_state())
+    refuse_changed(tmp_path, plan)
+    (name, state), *_ = [item for item in plan.code.items() if item[0] != "packages"]
+    before = plan._replace(code={**plan.code, name: {**state, "commit": "abc"}})
+    with pytest.raises(RequestError, match=r"commit abc then.*\n(.|\n)*changed_code=accept"):
+        refuse_changed(tmp_path, before)
+    other = plan._replace(code={**plan.code, name: {**state, "diff_sha256": "abc"}})
+    with pytest.raises(RequestError, match="what is not committed is not the same"):
+        refuse_changed(tmp_path, other)
 
 
 def test_every_bad_point_is_listed():

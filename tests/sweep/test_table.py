@@ -7,7 +7,7 @@ import pytest
 from lmx.config.errors import RequestError
 from lmx.sweep.config import SweepPlot, SweepTable
 from lmx.sweep.plot import draw
-from lmx.sweep.status import overview
+from lmx.sweep.status import overview, watch
 from lmx.sweep.table import collect, show
 from tests.sweep.support import drive, make_sweep
 
@@ -52,6 +52,24 @@ def test_text_and_markdown_state_the_test(swept, capsys):
         said = capsys.readouterr().out
         assert "Welch's t-test of eval_loss" in said
         assert "2 of 6 jobs are not done" in said
+
+
+def test_nothing_is_done_yet(tmp_path, capsys):
+    make_sweep(tmp_path, ["trainer.steps=4", "optimizer.learning_rate=1e-3,1e-2", "trainer.seed=0,1"])
+    show(tmp_path, config(tmp_path))
+    said = capsys.readouterr().out
+    assert "4 of 4 jobs are not done" in said
+    assert "nothing can be said of noise before two arms have two results each" in said
+    values = {**config(tmp_path).model_dump(), "kind": "parameter", "x": None, "to": None}
+    with pytest.raises(RequestError, match="no job is done yet"):
+        draw(tmp_path, SweepPlot(**values))
+
+
+def test_status_says_why_jobs_failed(swept, capsys):
+    watch(swept, how="never", output="text")
+    said = capsys.readouterr().out
+    assert "job 2 failed: lmx train: planted failure\n" in said
+    assert "4 of 6 done, 2 failed" in said
 
 
 def test_unknown_metric_names_those_there_are(swept):
