@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
 from lmx.io.files import write_atomic
-from lmx.launch.host import MARK, Host, Unreachable
+from lmx.launch.host import MARK, Host, Unreachable, missing_program
 
 FILES = ("config.yaml", "overrides.yaml", "provenance.json", "metrics.jsonl", "log.txt", "summary.json")
 """What a sweep reads of a run, the summary last: where it is here, the rest is."""
@@ -44,6 +44,8 @@ def ask(host: Host, do: str, **arguments: Any) -> Any:
         done = subprocess.run(host.argv(), input=text, capture_output=True, timeout=_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{host.name}: no answer within {_TIMEOUT:.0f} s") from None
+    except FileNotFoundError:
+        raise RequestError(missing_program(host.argv()[0])) from None
     for line in reversed(done.stdout.decode(errors="replace").splitlines()):
         if line.startswith(MARK):
             answer = json.loads(line[len(MARK) :])

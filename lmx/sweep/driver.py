@@ -19,10 +19,11 @@ from lmx.config.errors import DONE, FAILED, STOPPED, WRONG_REQUEST
 from lmx.config.text import counted
 from lmx.io.files import write_atomic
 from lmx.sweep.config import Retries
+from lmx.sweep.enlist import HERE
 from lmx.sweep.events import ACTIVE, ENDED, Event, Log, State, read_events, states
-from lmx.sweep.freeze import program_of
+from lmx.sweep.order import Program, nearest, program_of
 from lmx.sweep.plan import Job, Plan, attempt_dir, job_dir, run_dir
-from lmx.sweep.pods import Ended, Pod
+from lmx.sweep.pods import Ended, Pod, last_words
 from lmx.sweep.target_pod import TargetPod, attached
 
 Say = Callable[[str], None]
@@ -66,7 +67,7 @@ class Driver:
         self.pods = {pod.name: pod for pod in pods}
         self.known: dict[str, Pod] = dict(self.pods)
         self.away: set[str] = set()
-        self.ran: dict[str, tuple[str, str]] = {}
+        self.ran: dict[str, Program] = {}
         self.programs = {job.number: program_of(job) for job in plan.jobs}
         self.states: dict[int, State] = states(self.jobs, read_events(folder))
         self.losses = dict.fromkeys(self.pods, 0)
@@ -142,7 +143,7 @@ class Driver:
             if ended is not None:
                 self._ended(number, ended)
                 if ended.code is None:
-                    self._count_loss(state.pod or "", folder)
+                    self._count_loss(state.pod or "", folder, ended.began)
             elif state.status == "LEASED" and (folder / "pid").exists():
                 self._event(number, "RUNNING")
             elif number in self.stopping and time.time() > self.stopping[number][0] + self.retries.grace:
@@ -177,17 +178,17 @@ class Driver:
             why = ended.reason or _words(code)
             self._event(number, "PREEMPTED", exit_code=code, step=step, reason=why, counts=ended.began)
         else:
-            why = ended.reason or self._error(number, state.attempt)
+            why = ended.reason or last_words(attempt_dir(self.folder, number, state.attempt) / "log.txt")
             self._event(number, "FAILED", exit_code=code, step=step, reason=why)
         self._say(number)
         if state.status in ("FAILED", "PREEMPTED"):
             self._decide(number)
 
-    def _count_loss(self, pod: str, folder: Path) -> None:
+    def _count_loss(self, pod: str, folder: Path, began: bool) -> None:
         self.losses[pod] = self.losses.get(pod, 0) + 1
         if pod in self.pods:
             self.pods[pod].lost(folder)
-        if pod in self.pods and self.losses[pod] >= _LOSSES and len(self.pods) > 1:
+        if pod in self.pods and self.losses[pod] >= _LOSSES and (len(self.pods) > 1 or not began):
             del self.pods[pod]
             self.hooks.say(f"pod {pod} lost {_LOSSES} jobs one after the other and gets no more")
 
@@ -211,7 +212,12 @@ class Driver:
         busy = {self.states[number].pod for number in self.active()}
         waiting = [n for n in self.plan.order if self.states[n].status == "PENDING"]
         for pod in self._free(busy):
-            number = self._next(pod, waiting)
+            storages = {p.storage for p in self.pods.values()}
+            free = [
+                n for n in waiting if self._kept(n) in (None, pod.storage) or self._kept(n) not in storages
+            ]
+            elsewhere = [ran for name, ran in self.ran.items() if name != pod.name and name in self.pods]
+            number = nearest(free, self.programs, self.ran.get(pod.name), elsewhere)
             if number is not None:
                 waiting.remove(number)
                 self._start(number, pod)
@@ -233,33 +239,17 @@ class Driver:
             (self.away.add if state == "away" else self.away.discard)(pod.name)
         return free
 
-    def _next(self, pod: Pod, waiting: Sequence[int]) -> int | None:
-        """The first job that may go on on a pod: one with a checkpoint goes where that is, while such pods are left."""
-        places = {p.storage for p in self.pods.values()}
-        free: list[int] = []
-        for number in waiting:
-            kept = _read(job_dir(self.folder, number) / "storage") if self.states[number].step else None
-            if kept in (None, pod.storage) or kept not in places:
-                free.append(number)
-        return min(free, key=lambda number: self._strangeness(number, pod), default=None)
-
-    def _strangeness(self, number: int, pod: Pod) -> int:
-        """How little of a job's compiled programs a pod has from the job before; those of other pods come last."""
-        program = self.programs[number]
-        if pod.name in self.ran:
-            alike = sum(a == b for a, b in zip(program, self.ran[pod.name], strict=True))
-            if alike:
-                return 2 - alike
-        elsewhere = [ran for name, ran in self.ran.items() if name != pod.name and name in self.pods]
-        return 2 + max(
-            (sum(a == b for a, b in zip(program, ran, strict=True)) for ran in elsewhere), default=0
-        )
+    def _kept(self, number: int) -> str | None:
+        """The storage of a job's checkpoint; None where it has none, and may begin anywhere."""
+        if not self.states[number].step:
+            return None
+        return _read(job_dir(self.folder, number) / "storage") or HERE
 
     def _start(self, number: int, pod: Pod) -> None:
         state = self.states[number]
         attempt, anew = state.attempt + 1, None
-        kept = _read(job_dir(self.folder, number) / "storage")
-        if state.step and kept not in (None, pod.storage):
+        kept = self._kept(number)
+        if kept not in (None, pod.storage):
             anew = 0
             self.hooks.say(
                 f"job {number} begins anew on {pod.name}: its checkpoint (step {state.step}) is on {kept}, "
@@ -339,18 +329,6 @@ class Driver:
         again = f" (attempt {state.attempt})" if state.attempt > 1 else ""
         reason = f": {state.reason}" if state.reason and state.status != "LEASED" else ""
         self.hooks.say(f"[{done}/{len(self.jobs)}] job {number} {what}{again}{reason}  {words}")
-
-    def _error(self, number: int, attempt: int) -> str:
-        """The first line of the error that an attempt ended with."""
-        try:
-            log = attempt_dir(self.folder, number, attempt) / "log.txt"
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            lines = []
-        said = [line for line in lines if line.startswith("lmx ")] or [
-            line for line in lines if line.strip()
-        ][-1:]
-        return said[-1][:300] if said else "it said nothing"
 
 
 def _words(code: int | None) -> str:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from lmx.config.component import Config
 from lmx.config.compose import Composer
 from lmx.config.errors import ConfigError, RequestError
-from lmx.config.schema import flatten
 from lmx.config.sweep import Point, check_sweep
 from lmx.io.provenance import describe_start
+from lmx.sweep.order import program_order
 from lmx.sweep.plan import Job, Plan
 
 
@@ -91,36 +91,6 @@ def changed_code(frozen: Mapping[str, Any]) -> list[str]:
         else:
             found.append(f"{name}: what is not committed is not the same as then")
     return found
-
-
-_SHAPE = ("model.", "mesh.", "kernels.", "precision.", "xla.", "trainer.")
-_PROGRAM = (*_SHAPE, "optimizer.", "schedule.", "data.")
-_NUMBERS = ("trainer.seed", "data.seed")
-"""Keys that a compiled program takes as numbers."""
-
-
-def program_of(job: Job) -> tuple[str, str]:
-    """What jobs with the same compiled programs have in common: the shapes, and all that is compiled in."""
-    flat = {key: value for key, value in flatten(job.config).items() if key not in _NUMBERS}
-    shape, whole = (
-        hashlib.sha256(
-            "\n".join(
-                sorted(f"{key}={value}" for key, value in flat.items() if key.startswith(keys))
-            ).encode()
-        ).hexdigest()[:12]
-        for keys in (_SHAPE, _PROGRAM)
-    )
-    return shape, whole
-
-
-def program_order(jobs: Sequence[Job]) -> list[int]:
-    """Numbers of jobs, those that share compiled programs after one another, in the order of the first of them."""
-    first: dict[str, int] = {}
-    for job in jobs:
-        for key in program_of(job):
-            first.setdefault(key, job.number)
-    place = lambda job: (*(first[key] for key in program_of(job)), job.number)
-    return [job.number for job in sorted(jobs, key=place)]
 
 
 def make_plan(

@@ -5,6 +5,7 @@ It starts the job's processes on the pod's hosts, follows them, brings their log
 
     ATTEMPT/launch/      the plan and logs of the attempt, as `lmx.launch` keeps them
     ATTEMPT/pid          once the processes run
+    ATTEMPT/stop         written to end them with time to save, as SIGTERM to this process does
     ATTEMPT/kill         written to end them without more time to save
     POD/                 the pod's plan, code and setup (lmx.sweep.enlist)
 
@@ -24,13 +25,13 @@ from typing import Any, NamedTuple
 
 from lmx.config.errors import DONE, FAILED, STOPPED, WRONG_REQUEST, RequestError
 from lmx.io.files import read_json, to_json, write_atomic
-from lmx.launch.drive import SETTLE, driving
+from lmx.launch.drive import SETTLE, Interrupted, driving
 from lmx.launch.host import Host, Unreachable, here
 from lmx.launch.plan import Launch, load
 from lmx.launch.target import Attempt, Plan, Seen, Task, log_file, read, write
 from lmx.sweep.carry import Look, Place, ask, bring, look
 from lmx.sweep.enlist import Enlisted, enlisted, prepared, shared_state
-from lmx.sweep.pods import MARK
+from lmx.sweep.pods import MARK, last_words
 
 LOST = 69
 """The exit code of an attempt whose pod did not start it, or went away: not the job's own end."""
@@ -58,16 +59,26 @@ class Work(NamedTuple):
 
 
 class Wishes:
-    """SIGTERM to this process, and the files that ask for an end."""
+    """SIGTERM to this process, and the files that ask for an end.
+
+    waits  whether something is done that may take long: SIGTERM ends that at once
+    """
 
     def __init__(self, work: Work) -> None:
-        self.work, self.signalled = work, False
+        self.work, self.waits, self.signalled = work, True, False
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
 
     def _handle(self, *_: object) -> None:
         self.signalled = True
         (self.work.launch.plan.folder / "stop").touch()
+        if self.waits:
+            raise Interrupted
+
+    @property
+    def stop(self) -> bool:
+        """An end, with time to save."""
+        return self.signalled or (self.work.attempt / "stop").exists()
 
     @property
     def kill(self) -> bool:
@@ -147,7 +158,7 @@ def begin(work: Work, wishes: Wishes, say: Callable[[str], None]) -> Attempt:
     prepared(work.pod)
     shared_state(work.pod, plan.folder)
     found = _free(work, wishes, say)
-    if wishes.signalled or wishes.kill:
+    if wishes.stop or wishes.kill:
         raise RequestError("it was told to stop before it began")
     if work.launch.plan.run_dir != str(work.run) and (work.run / "checkpoints").exists():
         work.run.rename(work.job / f"before-{len(list(work.job.glob('before-*'))) + 1}")
@@ -162,7 +173,7 @@ def _free(work: Work, wishes: Wishes, say: Callable[[str], None]) -> Look:
     until, told = time.monotonic() + work.pod.patience, False
     while True:
         found = _before(work)
-        if found.holder is None or wishes.signalled or wishes.kill:
+        if found.holder is None or wishes.stop or wishes.kill:
             return found
         if time.monotonic() > until:
             raise RequestError(f"its run directory is still in use by {found.holder}")
@@ -226,7 +237,7 @@ def _obey(work: Work, attempt: Attempt, place: Place | None, wishes: Wishes, tol
     plan, target = work.launch.plan, work.launch.target
     if wishes.kill:
         target.stop(plan, attempt, grace=0.0)
-    elif wishes.signalled and "stop" not in told:
+    elif wishes.stop and "stop" not in told:
         told.add("stop")
         target.stop(plan, attempt, grace=work.launch.policy.grace)
     elif (work.job / "stop").exists() and "prune" not in told and plan.run_dir != str(work.run):
@@ -261,16 +272,11 @@ def _verdict(work: Work, attempt: Attempt, seen: Seen) -> tuple[int, str | None]
 
 def _words(work: Work, attempt: Attempt, first: Task) -> str:
     """What the process that failed first has said last, and which it was."""
-    said: list[str] = []
-    for kind in ("log", "out"):
-        path = log_file(work.launch.plan, attempt.number, first.index, kind)
-        if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            own = [line for line in lines if line.startswith("lmx ")]
-            said += (own or [line for line in lines if line.strip()])[-1:]
+    logs = [log_file(work.launch.plan, attempt.number, first.index, kind) for kind in ("log", "out")]
+    said = [last_words(path) for path in logs if path.exists() and path.stat().st_size]
     where = f"process {first.index} on {first.host}" + (f", {first.message}" if first.message else "")
     found = [line for line in said if line.startswith("lmx ")] or said
-    return f"{found[0][:300]} ({where})" if found else where
+    return f"{found[0]} ({where})" if found else where
 
 
 def _fence(work: Work, attempt: Attempt) -> None:
@@ -288,7 +294,7 @@ def run(work: Work, say: Callable[[str], None]) -> int:
     with driving(work.launch.plan.folder):
         try:
             attempt = begin(work, wishes, say)
-            began = True
+            began, wishes.waits = True, False
             write_atomic(work.attempt / "pid", str(os.getpid()))
             write_atomic(work.job / "storage", work.pod.storage)
             log = work.launch.plan.attempt_folder(attempt.number) / "task-0.log"
@@ -298,8 +304,12 @@ def run(work: Work, say: Callable[[str], None]) -> int:
             code, reason = _verdict(work, attempt, seen)
             if code == LOST:
                 _fence(work, attempt)
+        except Interrupted:
+            for begun in read(work.launch.plan):  # written before its processes are started
+                work.launch.target.stop(work.launch.plan, begun, grace=0.0)
+            code, reason = STOPPED, "it was told to stop before it began"
         except (RequestError, Unreachable) as error:
-            code, reason = (STOPPED if wishes.signalled else LOST), str(error)
+            code, reason = (STOPPED if wishes.stop else LOST), str(error)
         shared_state(work.pod, work.launch.plan.folder, back=True)
         found = {"code": code, "reason": reason, "step": step, "began": began}
         write_atomic(work.attempt / "ended.json", to_json(found) + "\n", sync=True)

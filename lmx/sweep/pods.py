@@ -186,3 +186,15 @@ def _kill(folder: Path) -> None:
     for pid in members(folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def last_words(log: Path) -> str:
+    """What an attempt has said last: its last line of lmx, else its last line."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said = [line for line in lines if line.startswith("lmx ")] or [line for line in lines if line.strip()][
+        -1:
+    ]
+    return said[-1][:300] if said else "it said nothing"

@@ -77,6 +77,7 @@ class TargetPod:
         if force:
             (folder / "kill").touch()
             return
+        (folder / "stop").touch()
         for driver in folder.glob("driver-*"):
             self._local.stop(driver, force=False)
 

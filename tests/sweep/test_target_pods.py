@@ -138,6 +138,16 @@ def test_nothing_starts_where_one_pod_cannot(tmp_path):
     assert not list((folder / ".pods").glob("a-*"))
 
 
+def test_a_pod_that_starts_nothing_gets_no_more_and_costs_the_jobs_nothing(tmp_path):
+    folder, said = tmp_path / "s", []
+    make_sweep(folder, [*SMALL, "trainer.seed=0"])
+    code, done = run(folder, pool_of({"a": local(tmp_path, python="/nowhere/python")}), say=said.append)
+    assert code == 1
+    assert (done.states[0].status, done.states[0].failures) == ("PENDING", 0)
+    assert any("set target.python" in line or "/nowhere/python" in line for line in said)
+    assert said[-1].startswith("no pod is left")
+
+
 # ---- hosts behind sshds, each with a disk of its own or one for all
 
 
