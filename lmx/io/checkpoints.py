@@ -30,6 +30,7 @@ log = logging.getLogger("lmx")
 
 Which = int | Literal["last", "best"] | None
 Warn = Callable[[str], None]
+Tell = Callable[[Literal["written", "saved", "unsaved"], int], None]
 _WRITING, _LEAVING, _ASIDE = ".writing-", ".deleting-", "set-aside-"
 
 
@@ -70,14 +71,17 @@ class Checkpoints:
         config: Checkpoint | None = None,
         *,
         warn: Warn = log.warning,
+        tell: Tell = lambda moment, step: None,
     ) -> None:
         """`config` is needed to save; without it every byte is verified before loading.
 
-        `warn` takes what must not be missed: a damaged checkpoint, a save that failed.
+        `warn` takes what must not be missed: a damaged checkpoint, a save that failed. `tell` is called by the thread
+        that writes when a step's arrays are on disk, and when its checkpoint is whole, or could not be written.
         """
         self.directory = Path(os.path.abspath(directory))
         self.config = config
         self._warn = warn
+        self._tell = tell
         self.failure: str | None = None
         """Why the newest save failed; None when it did not, or is not done yet."""
         self._pending: threading.Thread | None = None
@@ -189,6 +193,7 @@ class Checkpoints:
         """In the background: waits for the arrays, hashes, marks as whole, renames, removes the superfluous."""
         try:
             finish()
+            self._tell("written", manifest.step)
             if jax.process_index() == 0:
                 write_manifest(temporary, manifest._replace(files=list_files(temporary)))
                 self._set_aside(manifest.step)
@@ -197,6 +202,7 @@ class Checkpoints:
         except BaseException as error:
             self._failed(manifest.step, error)
             return
+        self._tell("saved", manifest.step)
         if jax.process_index() == 0:
             try:
                 self.rewind(manifest.step)
@@ -213,6 +219,7 @@ class Checkpoints:
         if not arrays.is_storage_error(error):
             self._error = error
             return
+        self._tell("unsaved", step)
         assert self.config is not None
         self.failure = arrays.say_storage_error(error)
         self._retry_at = time.monotonic() + self.config.retry_after

@@ -26,6 +26,7 @@ from lmx.run.build import to_devices
 from lmx.run.config import TrainConfig
 from lmx.run.hosts import anyhow, several
 from lmx.run.numbers import Throughput, describe, summary, words_at_end
+from lmx.run.observers import observers_of
 from lmx.run.origin import keep_origin
 from lmx.run.prepare import prepare
 from lmx.sharding.rows import rows_of_process
@@ -74,10 +75,17 @@ class Run:
         warm_up()
         tree = {**composed.tree, "resume": None, "distributed": anyhow(composed.tree["distributed"])}
         self.start = 0
-        self.checkpoints = Checkpoints(run_path / "checkpoints", self.config.checkpoint, warn=self._warn)
+        self.observers = observers_of(self.config, self.parts, run_path)
+        self.checkpoints = Checkpoints(
+            run_path / "checkpoints",
+            self.config.checkpoint,
+            warn=self._warn,
+            tell=self.observers.checkpoint,
+        )
         self._log: sinks.Sinks | None = None
         if resume:
-            restored = self.checkpoints.restore(self.parts.abstract_state)
+            with self.observers.during("restore", 0):
+                restored = self.checkpoints.restore(self.parts.abstract_state)
             state, self.start = restored.state, restored.step
             self._check_length()
             self.checkpoints.rewind(self.start)
@@ -112,6 +120,7 @@ class Run:
         self.row_written = self.start
         self.evaluated: tuple[int, Evaluation] | None = None
         self.profiling = False
+        self.observers.start(self.start, self.total)
 
     @property
     def log(self) -> sinks.Sinks:
@@ -172,10 +181,17 @@ class Run:
         return finished
 
     def _on_devices(self, stream: Iterator[Batch]) -> Iterator[Batch]:
-        return (to_devices(batch, self.parts.batch_sharding) for batch in stream)
+        for step in itertools.count(self.start + 1):
+            with self.observers.during("input", step):
+                batch = next(stream, None)
+                if batch is None:
+                    return
+                batch = self.observers.batch(step, batch)
+            yield to_devices(batch, self.parts.batch_sharding)
 
     def _step(self, state: TrainState, batch: Batch, step: int) -> tuple[TrainState, dict[str, Any]]:
-        return self.step_program(state, batch, norms=_every(self.config.trainer.norms_every, step))
+        with self.observers.during("step", step):
+            return self.step_program(state, batch, norms=_every(self.config.trainer.norms_every, step))
 
     def _report(self, step: int, metrics: dict[str, Any], step_time: float | None) -> None:
         if "time_to_first_step" not in self.meta:
@@ -191,6 +207,7 @@ class Run:
         }
         if norms is not None:
             self.row["norms"] = {kind: _flat(tree) for kind, tree in norms.items()}
+        self.observers.report(step, self.row)
         self.log.progress.advance(step)
         if not self._due(step) and self._logged(step):
             self._write_row(step)
@@ -223,7 +240,8 @@ class Run:
         if self.row_written != step and ("eval/loss" in self.row or self._logged(step)):
             self._write_row(step)
         if _every(trainer.sample.every, step) and not last:
-            text = self.judge.sample(state)
+            with self.observers.during("sample", step):
+                text = self.judge.sample(state)
             self.log.text(step, "sample", text or "")
             self.log.progress.say(f"step {step} sample: {text}")
         if self.checkpoints.due(step):
@@ -233,7 +251,8 @@ class Run:
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         """Puts evaluation loss and bits per byte into this step's row."""
-        found = self.judge.evaluate(state)
+        with self.observers.during("evaluate", step):
+            found = self.judge.evaluate(state)
         self.evaluated = (step, found)
         self.row["eval/loss"] = found.loss
         if found.bits_per_byte is not None:
@@ -241,7 +260,8 @@ class Run:
 
     def _save(self, step: int, state: TrainState) -> None:
         metrics = {k: v for k, v in self.row.items() if isinstance(v, int | float)}
-        self.checkpoints.save(step, state, meta={**self.meta, "step": step}, metrics=metrics)
+        with self.observers.during("save", step):
+            self.checkpoints.save(step, state, meta={**self.meta, "step": step}, metrics=metrics)
 
     def _profile(self, step: int) -> None:
         profile = self.config.trainer.profile
@@ -286,6 +306,7 @@ class Run:
         )
         self.dir.write_summary(results)
         self.checkpoints.close()
+        self.observers.close(status)
         self._draw()
         self.log.close()
         if status == "done" and self.dir.primary:
@@ -323,7 +344,8 @@ class Run:
         results = self._summary("failed", step, error=f"{type(error).__name__}: {error}")
         # Several processes would wait for each other's parts of a checkpoint, and one of them is gone.
         waiting = () if several() else (self.checkpoints.wait,)
-        for ending in (*waiting, lambda: self.dir.write_summary(results), self.log.close):
+        told = lambda: self.observers.close("failed")
+        for ending in (*waiting, told, lambda: self.dir.write_summary(results), self.log.close):
             try:
                 ending()
             except Exception as another:  # the first error is the one to report

@@ -1,0 +1,23 @@
+"""What watches a run: every observer of a configuration and of the environment, in the order they are called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+from lmx.run.build import Parts
+from lmx.run.config import TrainConfig
+from lmx.run.witness import WITNESS, Witness
+from lmx.sharding.rows import rows_of_process
+from lmx.train.observe import Observer, Observers
+
+
+def observers_of(config: TrainConfig, parts: Parts, run_path: Path) -> Observers:
+    """The observers of a run in the directory `run_path`."""
+    found: list[Observer] = []
+    if folder := os.environ.get(WITNESS):
+        rows = rows_of_process(parts.batch_sharding).rows(config.trainer.batch_sequences())
+        found.append(Witness(Path(folder) / f"{jax.process_index()}.jsonl", rows))
+    return Observers(found)
