@@ -1,4 +1,4 @@
-"""`lmx verify mesh`."""
+"""`lmx verify mesh` and `lmx verify resume`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,38 @@ def run_mesh(composed: Any, run_dir: Path) -> float:
     return 0.0
 
 
+def run_resume(composed: Any, run_dir: Path) -> float:
+    """Kills and resumes runs; returns how many of them are not the undisturbed one."""
+    from lmx.run.verify_resume import check, verify_resume
+    from lmx.run.verify_resume_text import as_text
+
+    result = verify_resume(composed)
+    print(json.dumps(result) if composed.config.output == "json" else as_text(result), flush=True)
+    check(result)
+    return 0.0
+
+
 COMMANDS = (
+    Command(
+        name="verify resume",
+        summary="prove that a resumed run equals an uninterrupted one",
+        schema="lmx.run.verify_resume_config:VerifyResume",
+        function=run_resume,
+        keys=(
+            "steps",
+            "kills",
+            "seed",
+            "verify.killed",
+            "verify.moved",
+            "verify.every",
+            "verify.tolerance",
+            "output",
+        ),
+        examples=(
+            ("lmx verify resume experiment=mine kills=20", "20 kills, then other hosts and another mesh"),
+            ("lmx verify resume kills=200 seed=1", "200 kills at other moments"),
+        ),
+    ),
     Command(
         name="verify mesh",
         summary="prove that meshes agree",
