@@ -17,6 +17,7 @@ FLOORS = [
     ["layers", "optim", "data", "io"],
     ["models"],
     ["train", "infer", "review", "launch"],
+    ["faults"],
     ["run"],
     ["sweep"],
     ["cli"],

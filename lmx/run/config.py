@@ -8,6 +8,7 @@ from lmx.config.component import Config, field
 from lmx.config.mesh import Mesh
 from lmx.config.types import Text
 from lmx.data import Data, Tokenizer
+from lmx.faults import Fault
 from lmx.io import Checkpoint, Logging
 from lmx.layers import Kernels, Precision
 from lmx.models import Model
@@ -36,6 +37,9 @@ class TrainConfig(Config):
     logging: Logging = field("what is reported, and where", effect="bookkeeping")
     waive: dict[Text, Text] = field(
         "gates of lmx review that need not hold for this run: name -> why", effect="bookkeeping", before={}
+    )
+    fault: Fault | None = field(
+        "something that goes wrong in this run, on purpose; null: nothing", effect="bookkeeping", before=None
     )
     resume: Text | None = field("run directory to go on with", effect="bookkeeping")
     output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")

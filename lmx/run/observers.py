@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from lmx.faults.config import Site
 from lmx.run.build import Parts
 from lmx.run.config import TrainConfig
 from lmx.run.witness import WITNESS, Witness
@@ -20,4 +21,8 @@ def observers_of(config: TrainConfig, parts: Parts, run_path: Path) -> Observers
     if folder := os.environ.get(WITNESS):
         rows = rows_of_process(parts.batch_sharding).rows(config.trainer.batch_sequences())
         found.append(Witness(Path(folder) / f"{jax.process_index()}.jsonl", rows))
+    if config.fault is not None:
+        data = getattr(config.data, "path", None)
+        site = Site(run_path, jax.process_index(), None if data is None else Path(data).expanduser())
+        found.append(config.fault.build(site))
     return Observers(found)
