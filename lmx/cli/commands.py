@@ -47,6 +47,7 @@ COMMANDS: dict[str, Entry] = {
     "data inspect": Entry("lmx.cli.data", "show batches as training sees them"),
     "tokenizer train": Entry("lmx.cli.tokenizer", "learn a tokenizer from text"),
     "verify resume": Entry("lmx.cli.verify", "prove that a resumed run equals an uninterrupted one"),
+    "verify faults": Entry("lmx.cli.verify", "stage every fault, and prove that the run survives it"),
     "verify mesh": Entry("lmx.cli.verify", "prove that meshes agree"),
     "bench train": Entry("lmx.cli.bench", "measure training speed"),
     "bench data": Entry("lmx.cli.bench", "measure how fast the data pipeline alone delivers"),

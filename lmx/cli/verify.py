@@ -1,4 +1,4 @@
-"""`lmx verify mesh` and `lmx verify resume`."""
+"""`lmx verify mesh`, `lmx verify resume` and `lmx verify faults`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,29 @@ def run_resume(composed: Any, run_dir: Path) -> float:
     return 0.0
 
 
+def run_faults(composed: Any, run_dir: Path) -> float:
+    """Stages faults; returns how many are not survived."""
+    from lmx.run.verify_faults import check, verify_faults
+    from lmx.run.verify_faults_text import as_text
+
+    result = verify_faults(composed)
+    print(json.dumps(result) if composed.config.output == "json" else as_text(result), flush=True)
+    check(result)
+    return 0.0
+
+
 COMMANDS = (
+    Command(
+        name="verify faults",
+        summary="stage every fault, and prove that the run survives it",
+        schema="lmx.run.verify_faults_config:VerifyFaults",
+        function=run_faults,
+        keys=("steps", "verify.rows", "verify.at", "verify.every", "verify.processes", "output"),
+        examples=(
+            ("lmx verify faults", "the table of all faults, on 2 processes x 2 devices"),
+            ("lmx verify faults verify.rows=[kill_host,nan]", "two of them"),
+        ),
+    ),
     Command(
         name="verify resume",
         summary="prove that a resumed run equals an uninterrupted one",
