@@ -74,6 +74,7 @@ def train_config(changes: dict[str, Any]) -> Any:
         "precision": "none",
         "xla": "auto",
         "distributed": "one",
+        "watchdog": "default",
     }.items():
         tree[group] = read_option(group, name)
     tree |= {"name": "test", "waive": {}, "fault": None, "resume": None, "output": "text"}

@@ -14,6 +14,7 @@ from lmx.layers import Kernels, Precision
 from lmx.models import Model
 from lmx.optim import Optimizer, Schedule
 from lmx.run.hosts_config import Distributed
+from lmx.run.watchdog_config import Watchdog
 from lmx.run.xla_config import Xla
 from lmx.train import Trainer
 
@@ -37,6 +38,11 @@ class TrainConfig(Config):
     logging: Logging = field("what is reported, and where", effect="bookkeeping")
     waive: dict[Text, Text] = field(
         "gates of lmx review that need not hold for this run: name -> why", effect="bookkeeping", before={}
+    )
+    watchdog: Watchdog = field(
+        "what is taken for a hang",
+        effect="bookkeeping",
+        before={"factor": None, "at_least": 300.0, "patience": 10.0},
     )
     fault: Fault | None = field(
         "something that goes wrong in this run, on purpose; null: nothing", effect="bookkeeping", before=None

@@ -10,6 +10,7 @@ import jax
 from lmx.faults.config import Site
 from lmx.run.build import Parts
 from lmx.run.config import TrainConfig
+from lmx.run.watchdog import Watchdog
 from lmx.run.witness import WITNESS, Witness
 from lmx.sharding.rows import rows_of_process
 from lmx.train.observe import Observer, Observers
@@ -21,6 +22,7 @@ def observers_of(config: TrainConfig, parts: Parts, run_path: Path) -> Observers
     if folder := os.environ.get(WITNESS):
         rows = rows_of_process(parts.batch_sharding).rows(config.trainer.batch_sequences())
         found.append(Witness(Path(folder) / f"{jax.process_index()}.jsonl", rows))
+    found.append(Watchdog(config.watchdog, run_path))
     if config.fault is not None:
         data = getattr(config.data, "path", None)
         site = Site(run_path, jax.process_index(), None if data is None else Path(data).expanduser())

@@ -1,0 +1,57 @@
+"""Who is there, and where: the processes of a run tell each other by the coordination service, without any device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from typing import Any
+
+import jax
+
+
+class RollCall:
+    """Accounts of all processes under a name. In a run of one process there is only its own."""
+
+    def __init__(self) -> None:
+        self.mine, self.count = jax.process_index(), jax.process_count()
+        self.names = {self.mine: f"process {self.mine} on {platform.node()} (pid {os.getpid()})"}
+        if self.count > 1:
+            _client().key_value_set(f"lmx/name/{self.mine}", self.names[self.mine])
+
+    def call(self, what: str, account: str, patience: float) -> dict[int, str]:
+        """Process -> what it calls this with, of those that do within `patience` seconds."""
+        found = {self.mine: account}
+        if self.count == 1:
+            return found
+        until = time.monotonic() + patience
+        try:
+            _client().key_value_set(f"lmx/{what}/{self.mine}", account, allow_overwrite=True)
+        except Exception:  # the service itself is gone, and process 0 with it
+            return found
+        for other in range(self.count):
+            if other != self.mine and (said := _ask(f"lmx/{what}/{other}", until)) is not None:
+                found[other] = said
+        return found
+
+    def name(self, process: int) -> str:
+        """Number, host and process id."""
+        if process not in self.names:
+            said = _ask(f"lmx/name/{process}", time.monotonic() + 1)
+            if said is None:
+                return f"process {process}"
+            self.names[process] = said
+        return self.names[process]
+
+
+def _client() -> Any:
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _ask(key: str, until: float) -> str | None:
+    try:
+        return _client().blocking_key_value_get(key, max(int(1000 * (until - time.monotonic())), 50))
+    except Exception:  # it does not answer in time, or the service is gone
+        return None

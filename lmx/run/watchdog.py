@@ -1,0 +1,139 @@
+"""Watches for steps that do not come: stacks into the logs, the slow host by name, exit code 75."""
+
+from __future__ import annotations
+
+import faulthandler
+import shlex
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from lmx.config.errors import STOPPED
+from lmx.config.overrides import write_value
+from lmx.io.files import to_json, write_atomic
+from lmx.io.sinks import log_name
+from lmx.run.hosts import leave
+from lmx.run.roll_call import RollCall
+from lmx.run.watchdog_config import Watchdog as Config
+from lmx.train.observe import Observer, Phase
+
+USUAL = 50
+"""Steps whose median time is the usual one."""
+UNWATCHED = ("restore", "evaluate", "sample")
+GONE_S = 2.0
+"""How long a failed process waits for the others to say that they are still there."""
+
+
+class Watchdog(Observer):
+    """Runs a thread that looks whether the training thread still makes steps."""
+
+    def __init__(self, config: Config, run: Path) -> None:
+        self.config, self.run = config, run
+        self.calls = RollCall()
+        self.times: deque[float] = deque(maxlen=USUAL)
+        self.sign = time.monotonic()
+        self.phase: Phase | None = None
+        self.reported: tuple[float, int] | None = None
+        self.place = (0, 0)  # the newest step that was begun; 1 where it was handed to the devices
+        self.over, self.stalled = threading.Event(), threading.Event()
+
+    @override
+    def start(self, step: int, total: int) -> None:
+        self.sign = time.monotonic()
+        if self.config.factor is not None:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    @override
+    def begin(self, phase: Phase, step: int) -> None:
+        self.sign, self.phase = time.monotonic(), phase
+        if phase == "step":
+            self.place = (step, 0)
+
+    @override
+    def end(self, phase: Phase, step: int) -> None:
+        self.sign, self.phase = time.monotonic(), None
+        if phase == "step":
+            self.place = (step, 1)
+
+    @override
+    def report(self, step: int, row: dict[str, Any]) -> None:
+        now = self.sign = time.monotonic()
+        if self.reported is not None and self.reported[1] == step - 1:
+            self.times.append(now - self.reported[0])
+        self.reported = (now, step)
+
+    @override
+    def close(self, status: str) -> None:
+        self.over.set()
+        if (
+            self.stalled.is_set()
+        ):  # the others end, which is no failure of this one: its own thread ends it as well
+            threading.Event().wait()
+        if status == "failed" and self.calls.count > 1:
+            self._name_the_dead()
+
+    def limit(self) -> float | None:
+        """Seconds without a sign that are a hang now; None before steps were seen."""
+        if self.config.factor is None or not self.times:
+            return None
+        return max(self.config.at_least, self.config.factor * statistics.median(self.times))
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.25):
+            limit = self.limit()
+            if limit is None or self.phase in UNWATCHED:
+                continue
+            if (silent := time.monotonic() - self.sign) > limit:
+                self._stall(silent)
+
+    def _stall(self, silent: float) -> None:
+        self.stalled.set()
+        stacks = self.run / log_name(self.calls.mine)
+        with open(stacks, "a", encoding="utf-8") as file:
+            file.write(
+                f"no step for {silent:.0f} s; what every thread of {self.calls.name(self.calls.mine)} does:\n"
+            )
+            file.flush()
+            faulthandler.dump_traceback(file=file, all_threads=True)
+        step, handed_over = self.place
+        found = self.calls.call("stall", f"{step} {handed_over}", self.config.patience)
+        text = f"no step for {silent:.0f} s: {self._blame(found)}; the stacks of every thread are in the logs"
+        print(f"lmx train: {text}", file=sys.stderr)
+        if self.calls.mine == 0:
+            line = shlex.join(["lmx", "train", f"resume={write_value(str(self.run))}"])
+            print(f"go on with\n    {line}", file=sys.stderr)
+            write_atomic(
+                self.run / "summary.json",
+                to_json({"status": "stopped", "steps": step - 1, "error": text}) + "\n",
+            )
+        self.calls.call("leave", "", 2.0)
+        if self.calls.mine == 0:
+            time.sleep(0.5)  # the others abort where it goes before them
+        leave(STOPPED)
+
+    def _blame(self, places: dict[int, str]) -> str:
+        """The process that is behind the others, or does not answer."""
+        silent = [self.calls.name(i) for i in range(self.calls.count) if i not in places]
+        if silent:
+            return f"{' and '.join(silent)} {'does' if len(silent) == 1 else 'do'} not answer"
+        parsed = {i: tuple(map(int, said.split())) for i, said in places.items()}
+        least = min(parsed.values())
+        behind = [i for i, place in parsed.items() if place == least]
+        step = least[0]
+        if len(behind) == self.calls.count:
+            where = "a single process" if self.calls.count == 1 else "no process is behind the others"
+            return f"{where}; step {step} does not end"
+        names = " and ".join(self.calls.name(i) for i in behind)
+        return f"{names} is behind the others, at step {step}"
+
+    def _name_the_dead(self) -> None:
+        there = self.calls.call("failed", "", GONE_S)
+        gone = [self.calls.name(i) for i in range(self.calls.count) if i not in there]
+        if gone:
+            print(f"lmx train: {' and '.join(gone)} is gone", file=sys.stderr, flush=True)

@@ -1,0 +1,25 @@
+"""`watchdog`: what is taken for a hang."""
+
+from __future__ import annotations
+
+from lmx.config.component import Config, field
+from lmx.config.types import Duration, PositiveReal
+
+
+class Watchdog(Config):
+    """Ends a run that makes no steps any more, so that its launcher starts it again."""
+
+    factor: PositiveReal | None = field(
+        "times the usual step time without a sign of a step that are a hang; null: nothing is",
+        effect="bookkeeping",
+    )
+    at_least: Duration = field(
+        "shortest time that is a hang; the first step, evaluation and samples are not watched",
+        unit="s",
+        effect="bookkeeping",
+    )
+    patience: Duration = field(
+        "how long the processes of a run wait for each other's account of where they are",
+        unit="s",
+        effect="bookkeeping",
+    )
