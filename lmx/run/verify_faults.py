@@ -88,22 +88,33 @@ class Stage:
         self.composed, self.config, self.folder = composed, composed.config, folder
         self.undisturbed: dict[str, Path] = {}
 
-    def _trial(self, name: str, more: list[str]) -> Trial:
+    def _trial(self, name: str, more: list[str], *, on_shards: bool) -> Trial:
         verify = self.config.verify
         tree = tree_of(self.composed, more)
+        if on_shards:
+            tree["data"] = self.data()
         return Trial(tree, self.folder / name, devices=verify.devices, timeout=verify.timeout)
 
-    def straight(self, data: list[str]) -> Path:
-        """The run that nobody disturbs, on the configuration's data or on `data`."""
-        key = " ".join(data)
-        if key not in self.undisturbed:
-            trial = self._trial(f"undisturbed-{len(self.undisturbed)}", data)
+    def straight(self, *, on_shards: bool) -> Path:
+        """The run that nobody disturbs, on the configuration's data or on shards."""
+        name = "undisturbed-on-shards" if on_shards else "undisturbed"
+        if name not in self.undisturbed:
+            trial = self._trial(name, [], on_shards=on_shards)
             trial.start(self.config.verify.processes)
             ended = trial.wait()
             if any(ended.codes):
                 raise NotSurvived(f"the undisturbed run could not be run: {last_words(ended)}")
-            self.undisturbed[key] = trial.run
-        return self.undisturbed[key]
+            self.undisturbed[name] = trial.run
+        return self.undisturbed[name]
+
+    def data(self) -> dict[str, Any]:
+        """The configuration of the shards: with an experiment, its keys of other data would come in between."""
+        assert self.composed.composer is not None
+        lines = ["experiment=null", "data=tokens", f"data.path={self.shards()}"]
+        found, problems = self.composed.composer.check(lines)
+        if found is None:
+            raise ConfigError(problems, "verify faults")
+        return found.tree["data"]
 
     def shards(self) -> Path:
         """Token shards of this program's own source: data in files that can be damaged while it is read."""
@@ -120,9 +131,8 @@ class Stage:
         """Stages one fault, goes on where it stopped the run, and compares."""
         verify, lines = self.config.verify, self.config.verify.overrides[name]
         on_shards = "fault=bad_shard" in lines
-        data = ["data=tokens", f"data.path={self.shards()}"] if on_shards else []
-        expected = self.straight(data)
-        trial = self._trial(name, [*data, *lines, f"fault.step={verify.at}"])
+        expected = self.straight(on_shards=on_shards)
+        trial = self._trial(name, [*lines, f"fault.step={verify.at}"], on_shards=on_shards)
         trial.start(verify.processes)
         ended = trial.wait()
         found = Row(name, ended.codes, None, ended.seconds, None, None, "identical")
