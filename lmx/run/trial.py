@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmx.faults.config import RECORD
 from lmx.io.files import read_json
 from lmx.run.same_run import last_checkpoint
 from lmx.run.witness import WITNESS
@@ -73,9 +74,9 @@ class Trial:
                 )
 
     def _clear(self) -> None:
-        """A run that saved nothing begins anew; what it read stays known."""
+        """A run that saved nothing begins anew; what it read, and which faults it has had, stays known."""
         for path in self.run.glob("*"):
-            if not path.name.startswith("witness-"):
+            if not path.name.startswith("witness-") and path.name != RECORD:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @property

@@ -199,6 +199,14 @@ def last_words(ended: Ended) -> str:
         if named:
             return named[0][:300]
     for i in order:
-        if lines := [line for line in ended.words[i].splitlines() if "fault" not in line]:
-            return lines[-1][:300]
+        lines = [
+            line
+            for line in ended.words[i].splitlines()
+            if not line.startswith(("[Gloo]", "lmx: ", "WARNING"))
+        ]
+        told = [line for line in lines if "oordination service" in line or "UNAVAILABLE" in line] or lines[
+            -1:
+        ]
+        if told:
+            return told[0][:300]
     return "no word"
