@@ -110,7 +110,7 @@ class Stage:
     def data(self) -> dict[str, Any]:
         """The configuration of the shards: with an experiment, its keys of other data would come in between."""
         assert self.composed.composer is not None
-        lines = ["experiment=null", "data=tokens", f"data.path={self.shards()}"]
+        lines = ["~experiment", "data=tokens", f"data.path={self.shards()}"]
         found, problems = self.composed.composer.check(lines)
         if found is None:
             raise ConfigError(problems, "verify faults")
