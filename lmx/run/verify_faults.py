@@ -65,7 +65,7 @@ def own_overrides(config: VerifyFaults) -> list[str]:
         "checkpoint.keep_last=3",
         "checkpoint.final=true",
         "checkpoint.retry_after=1h",
-        "distributed.heartbeat_timeout=10s",
+        "distributed.heartbeat_timeout=30s",
     ]
 
 

@@ -79,7 +79,7 @@ def tree_of(composed: Composed[VerifyResume], place: str) -> dict[str, Any]:
         "trainer.sample.every=null",
         f"checkpoint.every={config.verify.every}",
         "checkpoint.final=true",
-        "distributed.heartbeat_timeout=10s",
+        "distributed.heartbeat_timeout=30s",
         *([f"mesh={config.verify.mesh}"] if place == "mesh" else []),
     ]
     replaced = {line.partition("=")[0] for line in own}
