@@ -186,9 +186,9 @@ class Bench:
                 break  # it came to its end before
             counts[kill.phase] = counts.get(kill.phase, 0) + 1
             ends = max(ends, ended.seconds)
-            expected = last_checkpoint(trial.run)
             if trial.done():
-                break
+                break  # killed after its end: this start has been looked at
+            expected = last_checkpoint(trial.run)
             trial.start(processes)
         return self._finish(trial, place, place, counts, lost, ends, expected)
 
