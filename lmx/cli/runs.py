@@ -42,7 +42,33 @@ def run(composed: Any, run_dir: Path) -> None:
                 print(f"no runs in {', '.join(roots)}")
 
 
+def show(composed: Any, run_dir: Path) -> None:
+    """Prints the life of a run."""
+    from lmx.config.errors import requests
+    from lmx.io.files import to_json
+    from lmx.review import life, runs
+    from lmx.review.runs_config import as_list
+
+    config = composed.config
+    with requests():
+        for path in runs.select([config.run], as_list(config.root)):
+            found = life.of(path)
+            print(to_json(life.as_json(found), indent=2) if config.output == "json" else life.text(found))
+
+
 COMMANDS = (
+    Command(
+        name="runs show",
+        summary="the life of a run: attempts, data seen, where the time went",
+        schema="lmx.review.runs_config:RunsShow",
+        function=show,
+        keys=("run", "root", "output"),
+        examples=(
+            ("lmx runs show runs/RUN", "its attempts, what its model has seen, its goodput"),
+            ("lmx runs show RUN output=json", "the same as JSON; a run by its folder's name"),
+        ),
+        positional="run",
+    ),
     Command(
         name="runs",
         summary="list, compare and plot runs",

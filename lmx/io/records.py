@@ -63,8 +63,13 @@ def read_provenance(run: Path) -> list[dict[str, Any]]:
 
 def read_config(run: Path) -> dict[str, Any]:
     """RUN/config.yaml as a tree, {} where there is none that can be read."""
+    return read_tree_file(run / "config.yaml")
+
+
+def read_tree_file(path: Path) -> dict[str, Any]:
+    """A resolved configuration as a tree, {} where there is none that can be read."""
     try:
-        found = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), _Loader)
+        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -52,3 +52,11 @@ class Runs(Config):
 def as_list(value: Any) -> list[str]:
     """One text or a list of them as a list."""
     return [value] if isinstance(value, str) else list(value)
+
+
+class RunsShow(Config):
+    """The run whose life is shown."""
+
+    run: Text = field("a run's folder, or its name under root", effect="bookkeeping", example="runs/RUN")
+    root: list[Text] | Text = field("folders that are searched for runs", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")

@@ -10,14 +10,15 @@ import jax
 from lmx.faults.config import Site
 from lmx.run.build import Parts
 from lmx.run.config import TrainConfig
+from lmx.run.ledger import Ledger
 from lmx.run.watchdog import Watchdog
 from lmx.run.witness import WITNESS, Witness
 from lmx.sharding.rows import rows_of_process
 from lmx.train.observe import Observer, Observers
 
 
-def observers_of(config: TrainConfig, parts: Parts, run_path: Path) -> Observers:
-    """The observers of a run in the directory `run_path`."""
+def observers_of(config: TrainConfig, parts: Parts, run_path: Path, ledger: Ledger) -> Observers:
+    """The observers of a run in the directory `run_path`; `ledger` is the last, so that it sees what is trained on."""
     found: list[Observer] = []
     if folder := os.environ.get(WITNESS):
         rows = rows_of_process(parts.batch_sharding).rows(config.trainer.batch_sequences())
@@ -27,4 +28,4 @@ def observers_of(config: TrainConfig, parts: Parts, run_path: Path) -> Observers
         data = getattr(config.data, "path", None)
         site = Site(run_path, jax.process_index(), None if data is None else Path(data).expanduser())
         found.append(config.fault.build(site))
-    return Observers(found)
+    return Observers([*found, ledger])

@@ -21,10 +21,12 @@ from lmx.config.overrides import write_value
 from lmx.data.loader import batches
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
+from lmx.io.ledger import attempts_of, file_name, read_lines
 from lmx.params import path_name
 from lmx.run.build import to_devices
 from lmx.run.config import TrainConfig
-from lmx.run.hosts import anyhow, several
+from lmx.run.hosts import anyhow, of_first, several
+from lmx.run.ledger import Ledger
 from lmx.run.numbers import Throughput, describe, summary, words_at_end
 from lmx.run.observers import observers_of
 from lmx.run.origin import keep_origin
@@ -75,7 +77,8 @@ class Run:
         warm_up()
         tree = {**composed.tree, "resume": None, "distributed": anyhow(composed.tree["distributed"])}
         self.start = 0
-        self.observers = observers_of(self.config, self.parts, run_path)
+        self.ledger = self._ledger(composed.hash)
+        self.observers = observers_of(self.config, self.parts, run_path, self.ledger)
         self.checkpoints = Checkpoints(
             run_path / "checkpoints",
             self.config.checkpoint,
@@ -127,6 +130,28 @@ class Run:
         """Where words and numbers go."""
         assert self._log is not None
         return self._log
+
+    def _ledger(self, config_hash: str) -> Ledger:
+        trainer, mesh = self.config.trainer, self.parts.mesh
+        before = attempts_of(read_lines(self.dir.path / file_name(0)))
+        facts = {
+            "attempt": int(of_first(str(len(before)))),
+            "batch": trainer.batch_sequences(),
+            "config": config_hash,
+            "seed": trainer.seed,
+            "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+            "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
+            "hosts": jax.process_count(),
+        }
+        return Ledger(
+            self.dir.path,
+            facts,
+            rows_of_process(self.parts.batch_sharding).rows(trainer.batch_sequences()),
+            every=trainer.log_every,
+            began=time.time() - (time.perf_counter() - self.began),
+            process=jax.process_index(),
+            warn=self._warn,
+        )
 
     def _check_length(self) -> None:
         """RequestError when a resumed run is done already, or past the length now asked for."""
@@ -191,7 +216,11 @@ class Run:
 
     def _step(self, state: TrainState, batch: Batch, step: int) -> tuple[TrainState, dict[str, Any]]:
         with self.observers.during("step", step):
-            return self.step_program(state, batch, norms=_every(self.config.trainer.norms_every, step))
+            state, metrics = self.step_program(
+                state, batch, norms=_every(self.config.trainer.norms_every, step)
+            )
+        self.observers.dispatched(step, metrics)
+        return state, metrics
 
     def _report(self, step: int, metrics: dict[str, Any], step_time: float | None) -> None:
         if "time_to_first_step" not in self.meta:
@@ -315,6 +344,9 @@ class Run:
         return found.loss if found else float("nan")
 
     def _summary(self, status: str, step: int, **results: Any) -> dict[str, Any]:
+        account = self.ledger.goodput()
+        if account is not None and status != "failed":
+            self.log.say(account.words())
         return summary(
             self.config,
             self.parts,
@@ -327,6 +359,7 @@ class Run:
             time_to_first_step=self.meta.get("time_to_first_step"),
             wall_time=time.perf_counter() - self.began,
             run_dir=str(self.dir.path),
+            goodput=account.as_json() if account else None,
         )
 
     def _draw(self) -> None:

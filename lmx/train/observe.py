@@ -34,6 +34,9 @@ class Observer:
         """
         return batch
 
+    def dispatched(self, step: int, metrics: dict[str, Any]) -> None:
+        """The devices have been told to do a step; `metrics` are to come: reading them would wait."""
+
     def report(self, step: int, row: dict[str, Any]) -> None:
         """The numbers of a step are here."""
 
@@ -71,6 +74,11 @@ class Observers:
         for observer in self.all:
             batch = observer.batch(step, batch)
         return batch
+
+    def dispatched(self, step: int, metrics: dict[str, Any]) -> None:
+        """See `Observer.dispatched`."""
+        for observer in self.all:
+            observer.dispatched(step, metrics)
 
     def report(self, step: int, row: dict[str, Any]) -> None:
         """See `Observer.report`."""

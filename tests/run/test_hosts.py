@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lmx.config.errors import RequestError
+from lmx.io.ledger import seen_by
 from lmx.run.hosts import Job, _first_slurm_host, detect
 from lmx.run.hosts_config import Distributed
 from tests.support import ROOT, read_option
@@ -163,6 +164,7 @@ def test_two_processes_equal_one_stop_together_and_go_on_as_another_number(tmp_p
     assert code == 0, err
     ((code, _, err),) = ended(start([*SMALL, f"trainer.steps={steps}", f"hydra.run.dir={whole}"], 1, 4))
     assert code == 0, err
+    assert seen_by(run) == seen_by(whole)
     got, expected = losses(run), losses(whole)
     assert list(got) == list(range(1, steps + 1))
     np.testing.assert_allclose(list(got.values()), list(expected.values()), rtol=2e-5)

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmx.io.ledger import seen_by
+from lmx.review.life import of
+from lmx.review.life import text as text_of
 from tests.support import ROOT
 
 SMALL = [
@@ -108,6 +111,7 @@ def test_a_run_leaves_what_it_promises(straight):
         "checkpoints",
         "log.txt",
         "summary.json",
+        "ledger.jsonl",
     }
     assert expected <= found
     result = json.loads(done.stdout)
@@ -120,6 +124,10 @@ def test_a_run_leaves_what_it_promises(straight):
     assert bits * (1 - 1e-6) <= result["eval_bits_per_byte"] <= bits * (1 + 8 / 512)
     for key in ("params", "tokens_per_second", "time_to_first_step", "wall_time"):
         assert result[key] > 0
+    seen = seen_by(run)
+    assert (seen.steps, seen.examples, seen.gaps) == (20, 80, ())
+    assert 0 < result["goodput"]["fraction"] < 1
+    assert sum(result["goodput"]["seconds"].values()) == pytest.approx(result["goodput"]["wall"], abs=0.1)
     recorded = rows(run)
     assert [row["step"] for row in recorded] == list(range(1, 21))
     assert [row["step"] for row in recorded if "eval/loss" in row] == [10, 20]
@@ -145,6 +153,16 @@ def test_killed_and_resumed_equals_uninterrupted(straight, text, tmp_path):
     assert (run / "checkpoints" / "5").exists()
     lmx(f"resume={run}")
     assert rows(run) == rows(straight[0])
+    assert seen_by(run) == seen_by(straight[0])
+    life = of(run)
+    assert [stage.status for stage in life.stages] == ["died", "done"]
+    assert life.goodput.restarts == 1
+    assert (
+        life.goodput.lost
+        == life.stages[0].lost
+        == life.stages[0].attempt.step - life.stages[1].attempt.start["step"]
+    )
+    assert "attempt 1" in text_of(life)
     assert_same_state(run, straight[0], 20)
     assert summary(run)["eval_loss"] == summary(straight[0])["eval_loss"]
 

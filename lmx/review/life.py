@@ -1,0 +1,142 @@
+"""The life of a run, out of its ledger: attempts, what its model has seen, where the time went."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmx.config.errors import UNSET, RequestError
+from lmx.config.schema import flatten
+from lmx.io.ledger import Attempt, Goodput, Seen, attempts_of, file_name, goodput_of, read_lines, seen_by
+from lmx.io.progress import duration
+from lmx.io.records import read_provenance, read_summary, read_tree_file
+from lmx.io.run_dir import holder
+
+
+class Stage(NamedTuple):
+    """An attempt, with the code that it ran.
+
+    lost  steps at its end that the next attempt did again
+    code  commit, `+` where there were uncommitted changes; empty where it is not known
+    """
+
+    attempt: Attempt
+    status: str
+    lost: int
+    code: str
+
+
+class Life(NamedTuple):
+    """`changes`: key -> (old, new) for each time that a resumed run had another configuration."""
+
+    path: Path
+    name: str
+    stages: tuple[Stage, ...]
+    seen: Seen | None
+    goodput: Goodput | None
+    changes: tuple[Mapping[str, tuple[Any, Any]], ...]
+
+
+def of(path: Path) -> Life:
+    """The life of the run in a directory; RequestError where it keeps no ledger."""
+    attempts = attempts_of(read_lines(path / file_name(0)))
+    if not attempts:
+        raise RequestError(f"{path}: this run has no {file_name(0)}: it was made before ledgers were kept")
+    starts = read_provenance(path)[-len(attempts) :]
+    codes = [""] * (len(attempts) - len(starts)) + [_code(start) for start in starts]
+    at_work = holder(path) is not None
+    stages = []
+    for i, (attempt, code) in enumerate(zip(attempts, codes, strict=True)):
+        following = attempts[i + 1].start["step"] if i + 1 < len(attempts) else attempt.step
+        running = at_work and i + 1 == len(attempts)
+        status = attempt.status or ("running" if running else "died")
+        stages.append(Stage(attempt, status, max(attempt.step - following, 0), code))
+    summary = read_summary(path)
+    return Life(
+        path,
+        str(summary.get("name") or path.name),
+        tuple(stages),
+        seen_by(path),
+        goodput_of(attempts),
+        tuple(_changes(path)),
+    )
+
+
+def _code(start: Mapping[str, Any]) -> str:
+    state = (start.get("code") or {}).get("lmx") or {}
+    commit = state.get("commit")
+    return f"{commit[:10]}{'+' if state.get('dirty') else ''}" if commit else ""
+
+
+def _changes(path: Path) -> list[dict[str, tuple[Any, Any]]]:
+    before = sorted(path.glob("config.before-resume-*.yaml"), key=lambda p: int(p.stem.rpartition("-")[2]))
+    trees = [flatten(read_tree_file(file)) for file in [*before, path / "config.yaml"]]
+    found = []
+    for old, new in itertools.pairwise(trees):
+        pairs = {key: (old.get(key, UNSET), new.get(key, UNSET)) for key in dict.fromkeys([*old, *new])}
+        found.append({key: pair for key, pair in pairs.items() if pair[0] != pair[1]})
+    return found
+
+
+def as_json(life: Life) -> dict[str, Any]:
+    """All of it as plain values."""
+    return {
+        "run": str(life.path),
+        "name": life.name,
+        "attempts": [
+            {
+                **stage.attempt.start,
+                "last_step": stage.attempt.step,
+                "last_time": stage.attempt.last,
+                "status": stage.status,
+                "steps_done_again": stage.lost,
+                "code": stage.code,
+                "checkpoints": list(stage.attempt.saved),
+                "seconds": dict(stage.attempt.seconds),
+            }
+            for stage in life.stages
+        ],
+        "seen": None if life.seen is None else life.seen._asdict(),
+        "goodput": None if life.goodput is None else life.goodput.as_json(),
+        "changes": [
+            {key: {"old": _plain(old), "new": _plain(new)} for key, (old, new) in change.items()}
+            for change in life.changes
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if value is UNSET else value
+
+
+def text(life: Life) -> str:
+    """All of it in words: a line an attempt, what was seen, where the time went."""
+    lines = [f"{life.name}  {life.path}", ""]
+    for number, stage in enumerate(life.stages):
+        start = stage.attempt.start
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(start["time"]))
+        took = duration(stage.attempt.last - start["time"])
+        lost = f", {stage.lost} of them done again" if stage.lost else ""
+        hosts = f" on {start['hosts']} processes" if start["hosts"] > 1 else ""
+        mesh = " ".join(f"{axis} {size}" for axis, size in start["mesh"].items())
+        devices = f"{start['devices']}{f' ({mesh})' if mesh else ''}{hosts}"
+        code = f", code {stage.code}" if stage.code else ""
+        lines.append(
+            f"attempt {number}  {when}, {took}: steps {start['step'] + 1} to {stage.attempt.step}{lost}, {stage.status}"
+        )
+        lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
+        if stage.attempt.saved:
+            lines.append(f"    checkpoints {', '.join(map(str, stage.attempt.saved))}")
+    for change in life.changes:
+        lines.append("a resumed run changed")
+        lines += [f"    {key}: {_plain(old)} -> {_plain(new)}" for key, (old, new) in change.items()]
+    if life.seen is not None:
+        data = life.seen.data or "not known as a whole"
+        lines += ["", f"seen: steps 1 to {life.seen.steps}, {life.seen.examples:,} sequences, data {data}"]
+        lines += [f"    nothing is known of steps {first} to {last}" for first, last in life.seen.gaps]
+    if life.goodput is not None:
+        lines.append(life.goodput.words())
+    return "\n".join(lines)

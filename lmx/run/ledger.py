@@ -1,0 +1,157 @@
+"""Writes a run's ledger and accounts for its time; see `lmx.io.ledger` for what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from typing_extensions import override
+
+from lmx.io.files import to_json
+from lmx.io.ledger import KINDS, MODULUS, Goodput, attempts_of, file_name, goodput_of, read_lines
+from lmx.io.sinks import LineFile
+from lmx.run.witness import row_hashes
+from lmx.train.observe import Moment, Observer, Phase
+from lmx.types import Batch
+
+_AROUND = ("evaluate", "sample", "save")
+"""Phases in which no step is computed."""
+
+
+class Ledger(Observer):
+    """Appends to the ledger every `every` steps and before each checkpoint; keeps account of the attempt's time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        rows: Sequence[int],
+        *,
+        every: int,
+        began: float,
+        process: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        """`facts`: what the attempt's first line says of it; `rows`: the numbers of this process's rows in a global
+        batch; `began`: when the attempt did, seconds since the epoch.
+        """
+        self._path = folder / file_name(process)
+        self._facts, self._rows, self._every, self._warn = facts, rows, every, warn
+        self._began, self._clock = began, time.perf_counter() - (time.time() - began)
+        self._file: LineFile | None = None
+        self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._since = 0.0
+        self._computing: Any = None
+        self._hashes: dict[int, int] = {}
+        self._first, self._step, self._row = 1, 0, {}
+        self._ended: float | None = None
+
+    # ---- time
+
+    @override
+    def begin(self, phase: Phase, step: int) -> None:
+        if phase == "save":
+            self._flush()  # what a checkpoint holds is told of before it is there
+        self._since = time.perf_counter()
+
+    @override
+    def end(self, phase: Phase, step: int) -> None:
+        took = time.perf_counter() - self._since
+        if phase in _AROUND:
+            self._seconds[phase] += took
+        elif phase == "input" and self._computing is not None and self._computing.is_ready():
+            self._seconds["input"] += took  # nothing was left for the devices to do
+
+    @override
+    def dispatched(self, step: int, metrics: dict[str, Any]) -> None:
+        if self._computing is None:  # all until here was set-up, the compilation of the step too
+            self._seconds["start"] = time.perf_counter() - self._clock - sum(self._seconds.values())
+        self._computing = jax.tree.leaves(metrics)[0]
+
+    def seconds(self) -> dict[str, float]:
+        """Where the time of this attempt went so far."""
+        spent = (self._ended or time.perf_counter()) - self._clock
+        known = {kind: value for kind, value in self._seconds.items() if kind != "training"}
+        rest = spent - sum(known.values())
+        if self._computing is None:
+            return {**known, "start": known["start"] + rest, "training": 0.0}
+        return {**known, "training": rest}
+
+    def goodput(self) -> Goodput | None:
+        """Of the whole run, over restarts, until now."""
+        if self._file is None:
+            return None
+        self._flush()
+        now = {
+            "event": "end",
+            "time": time.time(),
+            "step": self._step,
+            "status": None,
+            "seconds": self.seconds(),
+        }
+        return goodput_of(attempts_of([*read_lines(self._path), now]))
+
+    # ---- what is seen
+
+    @override
+    def start(self, step: int, total: int) -> None:
+        self._first, self._step = step + 1, step
+        self._file = LineFile(self._path, self._warn)
+        self._write("start", self._began, step=step, total=total, **self._facts)
+
+    @override
+    def batch(self, step: int, batch: Batch) -> Batch:
+        total = 0
+        for row, found in zip(self._rows, row_hashes(batch), strict=True):
+            told = hashlib.blake2b(f"{step} {row} {found}".encode(), digest_size=8).digest()
+            total += int.from_bytes(told, "big")
+        self._hashes[step] = total % MODULUS
+        return batch
+
+    @override
+    def report(self, step: int, row: dict[str, Any]) -> None:
+        self._step, self._row = step, row
+        if step % self._every == 0:
+            self._flush()
+
+    @override
+    def checkpoint(self, moment: Moment, step: int) -> None:
+        if moment == "saved" and self._file is not None:
+            self._write("saved", time.time(), step=step)
+
+    def _flush(self) -> None:
+        """A line on the steps that none tells of yet."""
+        if self._step < self._first:
+            return
+        data = sum(self._hashes.pop(n) for n in range(self._first, self._step + 1)) % MODULUS
+        seconds = {kind: round(value, 3) for kind, value in self.seconds().items()}
+        self._write(
+            "steps",
+            time.time(),
+            first=self._first,
+            last=self._step,
+            data=f"{data:016x}",
+            loss=self._row.get("loss"),
+            grad_norm=self._row.get("grad_norm"),
+            seconds=seconds,
+        )
+        self._first = self._step + 1
+
+    def _write(self, event: str, when: float, **facts: Any) -> None:
+        assert self._file is not None
+        self._file.write(to_json({"event": event, "time": round(when, 3), **facts}))
+
+    @override
+    def close(self, status: str) -> None:
+        if self._file is None:
+            return
+        self._flush()
+        self._ended = time.perf_counter()
+        seconds = {kind: round(value, 3) for kind, value in self.seconds().items()}
+        self._write("end", time.time(), step=self._step, status=status, seconds=seconds)
+        self._file.close()
+        self._file = None
