@@ -20,6 +20,7 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "train": Entry("lmx.cli.train", "train a model, or a sweep of models; go on with a run"),
+    "fork": Entry("lmx.cli.fork", "branch a run off a checkpoint of another one, with changes"),
     "launch": Entry("lmx.cli.launch", "start a run on one or many hosts, and look after it"),
     "launch status": Entry("lmx.cli.launch", "what launched runs do"),
     "launch logs": Entry("lmx.cli.launch", "the log of a process of a launched run"),

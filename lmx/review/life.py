@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lmx.config.errors import UNSET, RequestError
 from lmx.config.schema import flatten
+from lmx.io.fork_origin import Fork, read_fork
 from lmx.io.ledger import Attempt, Goodput, Seen, attempts_of, file_name, goodput_of, read_lines, seen_by
 from lmx.io.progress import duration
 from lmx.io.records import read_provenance, read_summary, read_tree_file
@@ -30,7 +31,7 @@ class Stage(NamedTuple):
 
 
 class Life(NamedTuple):
-    """`changes`: key -> (old, new) for each time that a resumed run had another configuration."""
+    """`changes`: key -> (old, new), each time that a resumed run had another configuration; `fork`: where it began."""
 
     path: Path
     name: str
@@ -38,6 +39,7 @@ class Life(NamedTuple):
     seen: Seen | None
     goodput: Goodput | None
     changes: tuple[Mapping[str, tuple[Any, Any]], ...]
+    fork: Fork | None
 
 
 def of(path: Path) -> Life:
@@ -62,6 +64,7 @@ def of(path: Path) -> Life:
         seen_by(path),
         goodput_of(attempts),
         tuple(_changes(path)),
+        read_fork(path),
     )
 
 
@@ -101,6 +104,7 @@ def as_json(life: Life) -> dict[str, Any]:
         ],
         "seen": None if life.seen is None else life.seen._asdict(),
         "goodput": None if life.goodput is None else life.goodput.as_json(),
+        "fork": None if life.fork is None else life.fork._asdict(),
         "changes": [
             {key: {"old": _plain(old), "new": _plain(new)} for key, (old, new) in change.items()}
             for change in life.changes
@@ -115,6 +119,9 @@ def _plain(value: Any) -> Any:
 def text(life: Life) -> str:
     """All of it in words: a line an attempt, what was seen, where the time went."""
     lines = [f"{life.name}  {life.path}", ""]
+    if life.fork is not None:
+        lines.append(f"forked from {life.fork.run} after step {life.fork.step}, with")
+        lines += [f"    {key}: {old} -> {new}" for key, (old, new) in life.fork.changes.items()]
     for number, stage in enumerate(life.stages):
         start = stage.attempt.start
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(start["time"]))
@@ -136,7 +143,13 @@ def text(life: Life) -> str:
     if life.seen is not None:
         data = life.seen.data or "not known as a whole"
         lines += ["", f"seen: steps 1 to {life.seen.steps}, {life.seen.examples:,} sequences, data {data}"]
-        lines += [f"    nothing is known of steps {first} to {last}" for first, last in life.seen.gaps]
+        for first, last in life.seen.gaps:
+            forked = life.fork is not None and last == life.fork.step
+            lines.append(
+                f"    steps {first} to {last} are {life.fork.run}'s"
+                if forked and life.fork
+                else f"    nothing is known of steps {first} to {last}"
+            )
     if life.goodput is not None:
         lines.append(life.goodput.words())
     return "\n".join(lines)

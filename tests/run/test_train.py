@@ -167,6 +167,28 @@ def test_killed_and_resumed_equals_uninterrupted(straight, text, tmp_path):
     assert summary(run)["eval_loss"] == summary(straight[0])["eval_loss"]
 
 
+def test_a_fork_without_changes_is_the_run_itself_and_one_that_does_not_fit_leaves_nothing(
+    straight, tmp_path
+):
+    to = tmp_path / "fork"
+    fork = [sys.executable, "-m", "lmx", "fork", f"{straight[0]}@15", f"to={to}"]
+    done = subprocess.run(fork, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert rows(to) == rows(straight[0])
+    assert_same_state(to, straight[0], 20)
+    life = of(to)
+    assert (life.fork.run, life.fork.step, life.fork.changes) == (str(straight[0]), 15, {})
+    assert life.seen.gaps == ((1, 15),)
+    other = [word if not word.startswith("to=") else f"to={tmp_path / 'other'}" for word in fork]
+    done = subprocess.run(
+        [*other, "optimizer=lion"], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "opt_state" in done.stderr
+    assert "model.init_from=" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["fork"]
+
+
 def test_sigterm_saves_and_the_run_goes_on(straight, text, tmp_path):
     run = tmp_path / "stopped"
     process = subprocess.Popen(

@@ -1,0 +1,34 @@
+"""Where a forked run came from: `fork.json` in its directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmx.io.files import read_json, to_json, write_atomic
+
+FORK = "fork.json"
+
+
+class Fork(NamedTuple):
+    """run: the directory it branched off; step; config_hash of that run; changes: key -> (old, new)."""
+
+    run: str
+    step: int
+    config_hash: str
+    changes: dict[str, tuple[Any, Any]]
+
+
+def write_fork(path: Path, fork: Fork) -> None:
+    """Keeps it; OSError where the disk refuses."""
+    changes = {key: {"old": old, "new": new} for key, (old, new) in fork.changes.items()}
+    write_atomic(path, to_json({**fork._asdict(), "changes": changes}, indent=2) + "\n")
+
+
+def read_fork(run: Path) -> Fork | None:
+    """Of a run directory; None where it is no fork."""
+    found = read_json(run / FORK)
+    if not isinstance(found, dict):
+        return None
+    changes = {key: (value["old"], value["new"]) for key, value in found["changes"].items()}
+    return Fork(found["run"], found["step"], found["config_hash"], changes)
