@@ -189,6 +189,24 @@ def test_a_fork_without_changes_is_the_run_itself_and_one_that_does_not_fit_leav
     assert [path.name for path in tmp_path.iterdir()] == ["fork"]
 
 
+def test_a_step_looked_into_is_the_step_that_the_run_did(straight):
+    words = [sys.executable, "-m", "lmx", "spike", str(straight[0]), "step=18", "rows=4", "output=json"]
+    done = subprocess.run(words, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    then = rows(straight[0])[17]
+    assert (found["began"], found["loss"], found["grad_norm"]) == (15, then["loss"], then["grad_norm"])
+    assert sorted(one["example"] for one in found["rows"]) == [68, 69, 70, 71]
+    losses = [one["loss"] for one in found["rows"]]
+    assert losses == sorted(losses, reverse=True)
+    assert min(losses) < then["loss"] < max(losses)
+    assert all(one["tokens"][0]["loss"] > one["loss"] for one in found["rows"])
+    assert {layer["kind"] for layer in found["layers"]} == {"grad", "update"}
+    late = subprocess.run([*words, "step=21"], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert late.returncode == 2
+    assert "has come to step 20" in late.stderr
+
+
 def test_sigterm_saves_and_the_run_goes_on(straight, text, tmp_path):
     run = tmp_path / "stopped"
     process = subprocess.Popen(
