@@ -52,6 +52,7 @@ COMMANDS: dict[str, Entry] = {
     "verify resume": Entry("lmx.cli.verify", "prove that a resumed run equals an uninterrupted one"),
     "verify faults": Entry("lmx.cli.verify", "stage every fault, and prove that the run survives it"),
     "verify mesh": Entry("lmx.cli.verify", "prove that meshes agree"),
+    "verify soak": Entry("lmx.cli.verify", "prove that a long run neither grows nor slows down"),
     "bench train": Entry("lmx.cli.bench", "measure training speed"),
     "bench data": Entry("lmx.cli.bench", "measure how fast the data pipeline alone delivers"),
     "bench generate": Entry("lmx.cli.generate", "measure prefill and decoding"),

@@ -42,6 +42,16 @@ def run_faults(composed: Any, run_dir: Path) -> float:
     return 0.0
 
 
+def run_soak(composed: Any, run_dir: Path) -> float:
+    """Trains for a long time; returns how many things grew."""
+    from lmx.run.verify_soak import as_text, check, verify_soak
+
+    result = verify_soak(composed)
+    print(json.dumps(result) if composed.config.output == "json" else as_text(result), flush=True)
+    check(result)
+    return 0.0
+
+
 COMMANDS = (
     Command(
         name="verify faults",
@@ -52,6 +62,20 @@ COMMANDS = (
         examples=(
             ("lmx verify faults", "the table of all faults, on 2 processes x 2 devices"),
             ("lmx verify faults verify.rows=[kill_host,nan]", "two of them"),
+        ),
+    ),
+    Command(
+        name="verify soak",
+        summary="prove that a long run neither grows nor slows down",
+        schema="lmx.run.verify_soak:VerifySoak",
+        function=run_soak,
+        keys=("soak.duration", "soak.every", "soak.memory", "soak.files", "soak.slower", "output"),
+        examples=(
+            ("lmx verify soak", "an hour of the default model, evaluating, saving and sampling"),
+            (
+                "lmx verify soak soak.duration=8h model=gpt2 data=tokens data.path=shards",
+                "a night of your own",
+            ),
         ),
     ),
     Command(
