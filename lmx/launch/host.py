@@ -7,10 +7,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
+from lmx.launch import agent
 from lmx.launch.target import Step
 
 BOOT = (
@@ -42,11 +42,11 @@ class Host(NamedTuple):
     def step(self, do: str, **arguments: Any) -> Step:
         """The same call, to be shown."""
         shown = json.dumps({"do": do, "with": arguments}, indent=1)
-        return Step(self.argv(), input=f"lmx/launch/agent.py, then {shown}", where=self.name)
+        return Step(self.argv(), input=f"lmx/launch/agent, then {shown}", where=self.name)
 
     def call(self, do: str, *, timeout: float, data: bytes = b"", **arguments: Any) -> Any:
         """The agent's answer. Unreachable where there is none, RequestError where the host refuses."""
-        source = Path(__file__).with_name("agent.py").read_bytes()
+        source = agent.source()
         request = json.dumps({"do": do, "with": arguments}).encode()
         text = b"%d\n%s%s\n%s" % (len(source), source, request, data)
         try:
