@@ -55,6 +55,12 @@ def results(folder: Path) -> list[Result]:
     return [Result(e["exit_code"], e["progressed"]) for e in journal.read(folder) if e["event"] == "ended"]
 
 
+def unended(launch: Launch) -> list[Attempt]:
+    """The attempts that were started and have not been seen to end: one at most, the last."""
+    ended = {e["attempt"] for e in journal.read(launch.plan.folder) if e["event"] == "ended"}
+    return [attempt for attempt in read(launch.plan) if attempt.number not in ended]
+
+
 def drive(launch: Launch, *, say: Say, show: Say) -> Ended:
     """Drives the run to its end. `say`: what the driver does; `show`: text of process 0's log, as it comes.
 
@@ -109,17 +115,15 @@ def _until_asked(launch: Launch) -> Iterator[None]:
         yield
     except (Interrupted, KeyboardInterrupt):
         (plan.folder / "stop").touch()
-        for attempt in read(plan)[len(results(plan.folder)) :]:  # written before its processes are started
+        for attempt in unended(launch):  # written before its processes are started
             launch.target.stop(plan, attempt, grace=0)
         raise RequestError("before its processes ran") from None
 
 
 def _running(launch: Launch) -> Begun | None:
     """The attempt that a former driver left running."""
-    begun = read(launch.plan)
-    if len(begun) == len(results(launch.plan.folder)):
-        return None
-    return Begun(begun[-1], _last(launch.plan.folder, "starting"))
+    left = unended(launch)
+    return Begun(left[-1], _last(launch.plan.folder, "starting")) if left else None
 
 
 def _started(launch: Launch, say: Say) -> Begun | Ended | None:

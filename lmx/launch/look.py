@@ -9,16 +9,15 @@ from typing import Any
 from lmx.config.errors import RequestError
 from lmx.io import journal
 from lmx.io.journal import driver
-from lmx.launch.drive import drive, driving
+from lmx.launch.drive import drive, driving, unended
 from lmx.launch.plan import Launch, load
 from lmx.launch.target import DEFAULT_GRACE, Attempt, Seen, log_file, read
 
 
 def current(launch: Launch) -> Attempt | None:
     """The attempt that was started last and has not been seen to end; None where there is none."""
-    begun = read(launch.plan)
-    ended = sum(e["event"] == "ended" for e in journal.read(launch.plan.folder))
-    return begun[-1] if len(begun) > ended else None
+    left = unended(launch)
+    return left[-1] if left else None
 
 
 def status(folder: Path) -> dict[str, Any]:
