@@ -53,3 +53,25 @@ def test_one_process_drives_at_a_time_and_a_killed_one_gives_way(tmp_path: Path)
     held = journal.hold(tmp_path, str)
     journal.let_go(held)
     assert journal.driver(tmp_path) is None
+
+
+_LOOK = """
+import sys, pathlib
+from lmx.io import journal
+print("looks", flush=True)
+while True:
+    journal.driver(pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_those_who_look_do_not_keep_a_driver_out(tmp_path: Path) -> None:
+    journal.let_go(journal.hold(tmp_path, str))
+    looking = subprocess.Popen([sys.executable, "-c", _LOOK, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert looking.stdout is not None
+        looking.stdout.readline()
+        for _ in range(300):
+            journal.let_go(journal.hold(tmp_path, str))
+    finally:
+        looking.kill()
+        looking.wait()
