@@ -7,7 +7,7 @@ from pathlib import Path
 from lmx.config.component import field
 from lmx.config.types import Duration, Positive, Text
 from lmx.launch import gang
-from lmx.launch.target import DEFAULT_GRACE, Attempt, Plan, Seen, Step, Target
+from lmx.launch.target import DEFAULT_GRACE, Attempt, Plan, Seen, Step, Target, read
 
 
 class Processes(Target):
@@ -31,7 +31,11 @@ class Processes(Target):
 
     def stop(self, plan: Plan, attempt: Attempt, *, grace: float = DEFAULT_GRACE) -> list[str]:
         """Stops the processes on all hosts at once."""
-        return gang.stop(attempt, grace=grace)
+        return gang.stop(plan, attempt, grace=grace)
+
+    def sweep(self, plan: Plan, *, grace: float = DEFAULT_GRACE) -> list[str]:
+        """Asks each host once for all attempts."""
+        return gang.sweep(read(plan), grace=grace)
 
 
 class Local(Processes):

@@ -12,7 +12,7 @@ from lmx.io.files import read_json
 from lmx.launch import gang
 from lmx.launch.config import Ssh
 from lmx.launch.host import Host, Unreachable, missing_program
-from lmx.launch.target import Plan, Step, each
+from lmx.launch.target import Plan, Step, Unreached, each
 
 PACKAGES = ("lmx", "jax", "jaxlib", "optax", "hydra-core", "pydantic", "orbax-checkpoint", "grain")
 LEAST_PYTHON = (3, 11)
@@ -115,7 +115,7 @@ def layout(target: Ssh, plan: Plan, *, port: int | None = None) -> gang.Layout:
         try:
             port = int(hosts[0].call("probe", timeout=PROBE_TIMEOUT, python=target.python)["port"])
         except Unreachable as error:
-            raise RequestError(f"{error}; see ssh {hosts[0].name}") from None
+            raise Unreached(f"{error}; see ssh {hosts[0].name}") from None
     environment = dict(target.env)
     if target.devices is not None:
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(target.devices)}

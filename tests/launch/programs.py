@@ -66,7 +66,7 @@ def launch(
 ):
     """A frozen launch of the script."""
     target = {
-        "_target_": f"tests.launch.programs.{kind.__name__}",
+        "_target_": f"{kind.__module__}.{kind.__name__}",
         "processes": processes,
         "devices": None,
         "env": {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -64,17 +65,27 @@ def signal_group(pid, number):
 def stop(folder, tasks, grace=60.0):
     """SIGTERM to the tasks that live, after `grace` seconds SIGKILL to their groups; which needed it."""
     folder = os.path.abspath(os.path.expanduser(folder))
-    found = {index: read(f"{folder}/task-{index}.pid") for index in tasks}
-    living = {index: identity for index, identity in found.items() if identity and alive(identity)}
+    return end({index: read(f"{folder}/task-{index}.pid") for index in tasks}, grace)
+
+
+def sweep(folders, grace=5.0):
+    """The same for whatever lives of several attempts: what was left when their host did not answer."""
+    paths = [p for folder in folders for p in glob.glob(os.path.expanduser(folder) + "/task-*.pid")]
+    return end({path: read(path) for path in paths}, grace)
+
+
+def end(found, grace):
+    """Ends the processes that live of {name: identity}."""
+    living = {name: identity for name, identity in found.items() if identity and alive(identity)}
     for identity in living.values():
         with contextlib.suppress(ProcessLookupError):
             os.kill(identity["pid"], signal.SIGTERM)
     until = time.monotonic() + grace
     while any(alive(identity) for identity in living.values()) and time.monotonic() < until:
         time.sleep(0.05)
-    killed = [index for index, identity in living.items() if alive(identity)]
-    for index in killed:
-        signal_group(living[index]["pid"], signal.SIGKILL)
+    killed = [name for name, identity in living.items() if alive(identity)]
+    for name in killed:
+        signal_group(living[name]["pid"], signal.SIGKILL)
     until = time.monotonic() + 5
     while any(alive(identity) for identity in living.values()) and time.monotonic() < until:
         time.sleep(0.02)
