@@ -37,6 +37,14 @@ class Processes(Target):
         """Asks each host once for all attempts."""
         return gang.sweep(read(plan), grace=grace)
 
+    def where(self, plan: Plan, attempt: Attempt) -> str | None:
+        """On host 0, unless that is this machine."""
+        return gang.where(attempt)
+
+    def collect(self, plan: Plan, attempt: Attempt) -> list[str]:
+        """Asks host 0."""
+        return gang.collect(plan, attempt)
+
 
 class Local(Processes):
     """Processes on this machine."""
@@ -80,7 +88,8 @@ class Ssh(Processes):
     )
     env: dict[str, Text] = field("variables of the environment of every process", effect="bookkeeping")
     coordinator: Text | None = field(
-        "name or address of host 0 for the other hosts; null: as in `hosts`", effect="bookkeeping"
+        "name or address of host 0 for the other hosts; null: its own that ssh has reached it by",
+        effect="bookkeeping",
     )
     connect_timeout: Duration = field("how long a connection may take", unit="s", effect="bookkeeping")
     lost_after: Duration = field(

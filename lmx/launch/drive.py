@@ -161,6 +161,9 @@ def _started(launch: Launch, say: Say) -> Begun | Ended | None:
         _note_ended(folder, number, Result(1, False), checkpoint, str(error))
         return _decided(launch, 1, str(error), say)
     write(plan, attempt)
+    place = launch.target.where(plan, attempt)
+    if place is not None and not results(folder):
+        say(f"checkpoints are on {place}; metrics and summary are brought to {folder.parent} at the end")
     note(folder, "started", attempt=number)
     return Begun(attempt, checkpoint)
 
@@ -178,6 +181,8 @@ def _followed(launch: Launch, begun: Begun, say: Say, screen: Screen) -> Ended |
     if code == WRONG_REQUEST and number and IN_USE in _last_line(launch, begun.attempt, seen):
         code = 1  # the same request was right before; whoever holds the directory may end
     result = Result(code, _newer(seen.checkpoint, begun.checkpoint))
+    for message in launch.target.collect(launch.plan, begun.attempt):
+        say(message)
     _note_ended(folder, number, result, seen.checkpoint, words)
     if (asked or (folder / "stop").exists()) and result.exit_code != DONE:
         return _stopped(seen.checkpoint, words)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from lmx.config.errors import RequestError
 from lmx.io.files import read_json, write_atomic
 from lmx.launch.host import Host, Unreachable
+from lmx.launch.results import bring
 from lmx.launch.target import (
     Attempt,
     Plan,
@@ -285,3 +286,24 @@ def _told(end: Callable[[int], None], count: int) -> list[str]:
         return None
 
     return [message for message in each(guarded, count) if message is not None]
+
+
+def where(attempt: Attempt) -> str | None:
+    """Where the run directory is; None: on this machine."""
+    facts = attempt.handle
+    if facts["local"]:
+        return None
+    path = facts["run_dir"]
+    return f"{facts['hosts'][0]['name']}: {path if path.startswith(('/', '~')) else facts['workdir'] + '/' + path}"
+
+
+def collect(plan: Plan, attempt: Attempt) -> list[str]:
+    """Brings the results from host 0; what went wrong."""
+    if attempt.handle["local"]:
+        return []
+    place = {"cwd": attempt.handle["workdir"], "run_dir": attempt.handle["run_dir"]}
+    try:
+        bring(_hosts(attempt)[0], **place, to=plan.folder.parent)
+    except (Unreachable, RequestError, OSError) as error:
+        return [f"the results could not be brought here: {error}"]
+    return []

@@ -27,13 +27,16 @@ def status(folder: Path) -> dict[str, Any]:
     happened = journal.read(folder)
     attempt = current(launch)
     seen = launch.target.poll(launch.plan, attempt, logs=False) if attempt is not None else None
+    begun = read(launch.plan)
+    place = launch.target.where(launch.plan, begun[-1]) if begun else None
     last = next((e for e in reversed(happened) if e["event"] == "ended"), {})
     finished = last_word(folder)
     return {
         "run": str(folder.parent),
         "state": _state(finished, seen, happened),
-        "attempts": len(read(launch.plan)),
+        "attempts": len(begun),
         "driver": driver(folder),
+        "run_dir": place,
         "step": seen.step if seen is not None else None,
         "checkpoint": seen.checkpoint if seen is not None else last.get("checkpoint"),
         "exit_code": finished.exit_code if finished else None,
@@ -62,6 +65,8 @@ def as_text(found: dict[str, Any]) -> str:
     if found["state"] in ("running", "ended", "waiting to restart", "starting"):
         nobody = f"nobody; lmx launch attach {found['run']} goes on with it"
         lines.append(f"    driven by {found['driver'] or nobody}")
+    if found["run_dir"] is not None:
+        lines.append(f"    checkpoints on {found['run_dir']}")
     for task in found["processes"]:
         code = "" if task["exit_code"] is None else f", exit code {task['exit_code']}"
         lines.append(

@@ -189,6 +189,14 @@ class Target(Component):
         """Ends what attempts that are over have left alive on hosts that did not answer then; messages as of `stop`."""
         return []
 
+    def where(self, plan: Plan, attempt: Attempt) -> str | None:
+        """Where an attempt's run directory is, in words, `host: path`; None: where this machine has it."""
+        return None
+
+    def collect(self, plan: Plan, attempt: Attempt) -> list[str]:
+        """Brings the results that the run directory holds beside checkpoints to this machine's; what went wrong."""
+        return []
+
     def release(self, plan: Plan) -> list[str]:
         """Gives back what was made for this run alone (a TPU pod, a JobSet); what was done, in words."""
         return []

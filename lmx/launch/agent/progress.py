@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import zlib
 
 OWN = ("config.yaml", "overrides.yaml", "metrics.jsonl", "summary.json", "provenance.json", "checkpoints")
 OWN_TOO = ("tensorboard", "log.txt")
+PIECE = 1 << 24
 
 
 def last_step(run_dir):
@@ -33,6 +36,21 @@ def newest_checkpoint(run_dir):
         return None
     whole = [n for n in names if n.isdigit() and os.path.exists(f"{run_dir}/checkpoints/{n}/lmx.json")]
     return max(map(int, whole), default=None)
+
+
+def fetch(cwd, run_dir, offsets):
+    """Of each file of {name: bytes that are known}: what follows, packed, and whether more does."""
+    place = os.path.join(os.path.expanduser(cwd), os.path.expanduser(run_dir))
+    found = {}
+    for name, offset in offsets.items():
+        try:
+            with open(os.path.join(place, name), "rb") as stream:
+                stream.seek(offset)
+                data = stream.read(PIECE)
+                found[name] = [base64.b64encode(zlib.compress(data)).decode(), bool(stream.read(1))]
+        except OSError:
+            continue
+    return {"files": found}
 
 
 def move_aside(run_dir, number):

@@ -38,7 +38,18 @@ def probe(python, code=None, packages=()):
         free.bind(("", 0))
         port = free.getsockname()[1]
     there = code is not None and os.path.isdir(os.path.join(os.path.expanduser(code), "lmx"))
-    return {**json.loads(done.stdout), "name": socket.gethostname(), "port": port, "code": there}
+    return {**json.loads(done.stdout), **addresses(), "port": port, "code": there}
+
+
+def addresses():
+    """How this host is called, what it takes that name for, and the address of its own that ssh has reached it by."""
+    name = socket.gethostname()
+    try:
+        own = socket.gethostbyname(name)
+    except OSError:
+        own = None
+    reached = os.environ.get("SSH_CONNECTION", "").split()
+    return {"name": name, "own": own, "address": reached[2] if len(reached) == 4 else None}
 
 
 def unpack(folder, data=b""):

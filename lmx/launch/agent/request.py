@@ -6,11 +6,12 @@ import json
 import sys
 
 from lmx.launch.agent.process import Refused, stop, sweep
+from lmx.launch.agent.progress import fetch
 from lmx.launch.agent.ready import probe, setup, unpack
 from lmx.launch.agent.supervisor import start
 from lmx.launch.agent.view import poll
 
-ACTIONS = {f.__name__: f for f in (start, poll, stop, sweep, probe, unpack, setup)}
+ACTIONS = {f.__name__: f for f in (start, poll, fetch, stop, sweep, probe, unpack, setup)}
 
 
 def main(request, data=b""):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,11 @@ import time
 from lmx.launch.agent.process import Refused, alive, boot, read, signal_group, started, write
 from lmx.launch.agent.progress import move_aside
 from lmx.launch.agent.tpu_lock import TPU_DEVICES, clear_tpu_lock
+
+RESERVED = 512
+"""Bytes of an exit file."""
+FULL = 1 << 20
+"""Bytes left on a disk below which it is full."""
 
 
 def start(folder, cwd, tasks, run_dir=None, reset=None, files=None, path=None):
@@ -25,8 +31,9 @@ def start(folder, cwd, tasks, run_dir=None, reset=None, files=None, path=None):
     os.makedirs(cwd, exist_ok=True)
     if alive(read(folder + "/supervisor.pid")):
         return {"already": True}
-    if reset is not None and run_dir:
-        move_aside(os.path.join(cwd, os.path.expanduser(run_dir)), reset)
+    place = os.path.join(cwd, os.path.expanduser(run_dir)) if run_dir else None
+    if reset is not None and place:
+        move_aside(place, reset)
     lock = clear_tpu_lock() if any(glob.glob(path) for path in TPU_DEVICES) else "no TPU here"
     for name, text in (files or {}).items():
         with open(os.path.join(folder, name), "w", encoding="utf-8") as stream:
@@ -36,7 +43,7 @@ def start(folder, cwd, tasks, run_dir=None, reset=None, files=None, path=None):
         os.close(ready)
         os.setsid()
         if os.fork() == 0:
-            supervise(folder, cwd, tasks, path, done)
+            supervise(folder, cwd, tasks, path, done, place)
         os._exit(0)
     os.close(done)
     with os.fdopen(ready, "rb") as stream:
@@ -47,7 +54,7 @@ def start(folder, cwd, tasks, run_dir=None, reset=None, files=None, path=None):
     return {"lock": lock}
 
 
-def supervise(folder, cwd, tasks, path, done):
+def supervise(folder, cwd, tasks, path, done, run_dir):
     """The life of the supervisor: starts each task, and waits for all of them."""
     try:
         null, log = (
@@ -60,6 +67,7 @@ def supervise(folder, cwd, tasks, path, done):
         write(folder + "/supervisor.pid", {"pid": os.getpid(), "began": started(os.getpid()), "boot": boot()})
         children = {}
         for task in tasks:
+            reserve(f"{folder}/task-{task['index']}.exit")
             child = spawn(folder, cwd, task, path)
             children[child.pid] = task["index"]
             identity = {"pid": child.pid, "began": started(child.pid), "boot": boot()}
@@ -80,9 +88,40 @@ def supervise(folder, cwd, tasks, path, done):
                 pid, signal.SIGKILL
             )  # what it has left behind; its id is not given away before the wait
             code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-            write(f"{folder}/task-{children.pop(pid)}.exit", {"code": code, "time": moment})
+            note_exit(f"{folder}/task-{children.pop(pid)}.exit", code, moment, (folder, cwd, run_dir))
         os.waitpid(pid, 0)
     os._exit(0)
+
+
+def reserve(path):
+    """Makes the room for an exit code, which has to be told when the disk is full too."""
+    with open(path, "wb") as stream:
+        stream.write(b" " * RESERVED)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def note_exit(path, code, moment, places):
+    """Writes an exit code into the room that is reserved for it; beside it the place whose disk is full, if one is."""
+    full = "" if code == 0 else next(filter(None, map(full_disk, places)), "")
+    text = json.dumps({"code": code, "time": moment, "full": full}).encode()
+    if len(text) > RESERVED:
+        text = json.dumps({"code": code, "time": moment, "full": "a disk"}).encode()
+    with open(path, "r+b") as stream:
+        stream.write(text.ljust(RESERVED))
+
+
+def full_disk(path):
+    """The path where its disk has no room left, else None."""
+    try:
+        found = os.statvfs(path)
+    except (OSError, TypeError):
+        return None
+    return (
+        path
+        if found.f_blocks and (found.f_bavail * found.f_frsize < FULL or found.f_ffree == 0 < found.f_files)
+        else None
+    )
 
 
 def spawn(folder, cwd, task, path):

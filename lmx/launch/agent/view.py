@@ -35,7 +35,8 @@ def look(name, supervised):
                 break
             time.sleep(0.05)
     if ended is not None:
-        return {"state": "ended", "exit_code": ended["code"], "ended": ended["time"]}
+        full = f"the disk of {ended['full']} is full" if ended.get("full") else ""
+        return {"state": "ended", "exit_code": ended["code"], "ended": ended["time"], "message": full}
     if identity is None:
         return {"state": "waiting" if supervised else "lost", "message": "it was not started"}
     if alive(identity):
