@@ -127,7 +127,7 @@ def test_two_hosts_from_the_command_to_the_result(hosts, tmp_path):
     assert len(addresses) == 1
     assert addresses.pop().endswith(" 2\n")
     assert (tmp_path / "work" / "here").exists()
-    assert (tmp_path / "run" / "summary.json").read_text() == '{}\n'
+    assert (tmp_path / "run" / "summary.json").read_text() == "{}\n"
     status = as_text(look.status(given.plan.folder))
     assert f"checkpoints on {hosts[0][0]}: {tmp_path}/work/runs/run" in status
     assert [p.read_text() for p in (tmp_path / "work" / "setup").glob("*.log")] == ["made\n"] * 2
