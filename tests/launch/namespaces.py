@@ -84,7 +84,9 @@ def network(count: int, folder: Path, *, metadata: Sequence[Mapping[str, str]] =
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name))
     (keys / "authorized_keys").write_text((keys / "user.pub").read_text())
     lines = [f"{address} {prefix}{i}" for i, address in enumerate(addresses)]
-    (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines]) + "\n")
+    (folder / "hosts").write_text(
+        "\n".join(["127.0.0.1 localhost", "169.254.169.254 metadata.google.internal", *lines]) + "\n"
+    )
     sockets = tempfile.mkdtemp(prefix="lmx-")  # a short path: sockets have no long names
     options = [
         "-i",
