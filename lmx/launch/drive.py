@@ -102,11 +102,13 @@ def _attempts(launch: Launch, say: Say, screen: Screen) -> Ended:
             # It was sound before: a host that does not answer now may come back. It costs time, and no budget.
             if not results(plan.folder):
                 raise
+            if policy.host_wait is None:
+                return Ended(1, f"{error}\n    launch.host_wait=null: it is not waited for")
             if away is None:
                 say(f"{error}\n    waiting for it, at most {policy.host_wait:.0f} s (launch.host_wait)")
                 away = time.monotonic()
             if time.monotonic() - away >= policy.host_wait:
-                return Ended(1, f"{error}\n    and did not within launch.host_wait={policy.host_wait:.0f}s")
+                return Ended(1, f"{error}\n    it was waited for, launch.host_wait={policy.host_wait:.0f}s")
             _pause(plan.folder, max(1.0, policy.restart_after))
             continue
         away = None

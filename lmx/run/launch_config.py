@@ -23,8 +23,8 @@ class Care(Config):
         "how often a preempted run is started again; null: always", effect="bookkeeping"
     )
     restart_after: Duration = field("how long it waits before that", unit="s", effect="bookkeeping")
-    host_wait: Duration = field(
-        "how long a restart waits for hosts that do not answer, before the run is given up",
+    host_wait: Duration | None = field(
+        "how long a restart waits for hosts that do not answer, before the run is given up; null: not at all",
         unit="s",
         effect="bookkeeping",
     )

@@ -8,7 +8,7 @@ python -m tests.launch.figures link         # the cable of one host of 4 is pull
 
 from __future__ import annotations
 
-import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,20 +46,26 @@ def command(net: namespaces.Network, folder: Path, hosts: int, *more: str) -> li
     return [sys.executable, "-m", "lmx", "launch", *words]
 
 
-def began(folder: Path, hosts: int) -> list[float]:
+def began(folder: Path, hosts: int, driver: subprocess.Popen[str]) -> list[float]:
     """When each process started."""
     paths = [folder / f"began-{i}" for i in range(hosts)]
-    until(lambda: all(p.exists() and p.read_text().endswith("\n") for p in paths), 120)
+    ready = lambda: all(p.exists() and p.read_text().endswith("\n") for p in paths)
+    until(lambda: ready() or driver.poll() is not None, 240)
+    if driver.poll() is not None:
+        raise SystemExit(driver.stderr.read() if driver.stderr else "it ended")
     return [float(path.read_text()) for path in paths]
 
 
-def starts(net: namespaces.Network, folder: Path, hosts: int) -> None:
+def starts(net: namespaces.Network, folder: Path, hosts: int, code: str) -> None:
     """Prints the time from the command to the first and to the last process."""
     folder.mkdir()
     moment = time.time()
-    driver = subprocess.Popen(command(net, folder, hosts), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    found = [time_ - moment for time_ in began(folder, hosts)]
-    print(f"{hosts} hosts: first process after {min(found):.2f} s, last after {max(found):.2f} s", flush=True)
+    driver = subprocess.Popen(
+        command(net, folder, hosts, f"target.code={code}"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    found = [time_ - moment for time_ in began(folder, hosts, driver)]
+    sort = "code sent" if code == "snapshot" else "code there"
+    print(f"{hosts} hosts, {sort}: first after {min(found):.2f} s, all after {max(found):.2f} s", flush=True)
     end(driver)
 
 
@@ -71,32 +77,31 @@ def end(driver: subprocess.Popen[str]) -> None:
 
 def told(net: namespaces.Network, folder: Path, harm: str) -> None:
     """Prints when a host that is harmed is named, and when the processes of the others have ended."""
-    more = ["launch.max_failures=0", "launch.host_wait=0s"]
-    driver = subprocess.Popen(command(net, folder, 4, *more), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    began(folder, 4)
+    log = folder / "said"
+    words = command(net, folder, 4, "launch.max_failures=0", "launch.host_wait=null")
+    with open(log, "w") as stream:
+        driver = subprocess.Popen(words, cwd=ROOT, stderr=stream, text=True)
+    began(folder, 4, driver)
     time.sleep(10)
-    assert driver.stderr is not None
-    moment = time.time()
+    shown, moment = log.stat().st_size, time.time()
     if harm == "death":
         net.kill(2)
     else:
         net.link(2, "down")
-    os.set_blocking(driver.stderr.fileno(), False)
     paths = [folder / f"work/launches/run/0/host-{i}/task-{i}.pid" for i in (0, 1, 3)]
-    said, others = "", 0.0
-    while driver.poll() is None:
-        new = driver.stderr.read() or ""
-        said += new
+    others = running = True
+    while running:
+        running = driver.poll() is None
+        after = time.time() - moment
+        new = log.read_text()[shown:]
+        shown += len(new)
         if new:
-            print(f"    {time.time() - moment:6.2f} s  {new.strip()}", flush=True)
-        if not others and not any(agent.alive(agent.read(str(path))) for path in paths):
-            others = time.time() - moment
-            print(f"{harm}: the other processes have ended after {others:.2f} s", flush=True)
+            print(f"{after:6.2f} s  {new.rstrip()}", flush=True)
+        if others and not any(agent.alive(agent.read(str(path))) for path in paths):
+            print(f"{after:6.2f} s  (the processes of the other hosts have ended)", flush=True)
+            others = False
         time.sleep(0.05)
-    print(
-        f"    {driver.stderr.read()}\n{harm}: the command has ended with {driver.returncode} after "
-        f"{time.time() - moment:.2f} s"
-    )
+    print(f"{time.time() - moment:6.2f} s  (the command has ended)")
     net.link(2, "up")
 
 
@@ -105,14 +110,15 @@ def main(what: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="lmx-figures-"))
     with namespaces.network(64 if what == "hosts" else 4, folder / "net") as net:
         if what == "overhead":
-            for i in range(3):
-                starts(net, folder / str(i), 4)
+            for i in range(6):
+                starts(net, folder / str(i), 4, ("snapshot", str(ROOT))[i % 2])
         elif what == "hosts":
             for i, hosts in enumerate((1, 64, 1, 64)):
-                starts(net, folder / str(i), hosts)
+                starts(net, folder / str(i), hosts, str(ROOT))
         else:
             told(net, folder, what)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the hosts are taken down then too
     main(sys.argv[1])
