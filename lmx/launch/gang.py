@@ -131,6 +131,8 @@ def start(plan: Plan, layout: Layout, number: int, *, resume: bool) -> Attempt:
             layout.hosts[i].call("sweep", timeout=CALL_TIMEOUT, folders=folders, grace=LEFT_GRACE)
 
     on_all(layout.hosts, clear)
+    if number and not resume:  # one may have been written after the last answer
+        resume = on_all(layout.hosts[:1], lambda _: _checkpoint(plan, layout))[0] is not None
     handle = {
         "hosts": [host._asdict() for host in layout.hosts],
         "per_host": layout.per_host,
@@ -154,6 +156,11 @@ def start(plan: Plan, layout: Layout, number: int, *, resume: bool) -> Attempt:
         stop(plan, attempt, grace=0)
         raise
     return attempt
+
+
+def _checkpoint(plan: Plan, layout: Layout) -> int | None:
+    where = {"folder": layout.workdir, "tasks": [], "cwd": layout.workdir, "run_dir": plan.run_dir}
+    return layout.hosts[0].call("poll", timeout=POLL_TIMEOUT, **where)["checkpoint"]
 
 
 def places_of(attempts: Sequence[Attempt]) -> dict[Host, list[str]]:

@@ -15,7 +15,7 @@ from lmx.io.files import read_json, write_atomic
 from lmx.launch import gang, ssh
 from lmx.launch.gcloud import Trouble
 from lmx.launch.host import Host, Unreachable, missing_program
-from lmx.launch.target import Attempt, Plan, Seen, Task, each, read
+from lmx.launch.target import Attempt, Plan, Seen, Task, Unreached, each, read
 from lmx.launch.tpu_pod import (
     QUEUED,
     VM,
@@ -169,22 +169,17 @@ def start(target: TpuVm, plan: Plan, number: int, *, resume: bool) -> Attempt:
     while True:
         hosts = _hosts(target, plan)
         try:
-            resume = resume or (number > 0 and _checkpoint(target, plan, hosts) is not None)
-            there = layout(target, plan, hosts)
-            break
+            return gang.start(plan, layout(target, plan, hosts), number, resume=resume)
         except (RequestError, Unreachable) as error:
-            if _goes(target, plan, hosts) is None:
-                raise RequestError(str(error)) from None
+            words = _goes(target, plan, hosts)
+            if words is None:
+                away = isinstance(error, Unreachable | Unreached)
+                raise (Unreached if away else RequestError)(str(error)) from None
             keep(plan, seen=0)
-    try:
-        return gang.start(plan, there, number, resume=resume)
-    except RequestError:
-        words = _goes(target, plan, hosts)
-        if words is None:
-            raise
-        keep(plan, seen=0)
-        _note(plan, number, words)
-        return read(plan)[-1]  # written before the first process was started
+            begun = read(plan)
+            if begun and begun[-1].number == number:  # written before the first process was started
+                _note(plan, number, words)
+                return begun[-1]
 
 
 def _hosts(target: TpuVm, plan: Plan) -> list[Host]:
@@ -196,12 +191,6 @@ def _hosts(target: TpuVm, plan: Plan) -> list[Host]:
     if pod.born == facts.get("born") and facts.get("hosts"):
         return known(plan)
     return settle(target, plan, pod)
-
-
-def _checkpoint(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> int | None:
-    """The newest checkpoint: one may have been written after the last answer of the former pod."""
-    where = {"folder": target.workdir, "tasks": [], "cwd": target.workdir, "run_dir": plan.run_dir}
-    return hosts[0].call("poll", timeout=gang.POLL_TIMEOUT, **where)["checkpoint"]
 
 
 def _goes(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> str | None:

@@ -113,7 +113,7 @@ def main(what: str) -> None:
             for i in range(6):
                 starts(net, folder / str(i), 4, ("snapshot", str(ROOT))[i % 2])
         elif what == "hosts":
-            for i, hosts in enumerate((1, 64, 1, 64)):
+            for i, hosts in enumerate((1, 64)):
                 starts(net, folder / str(i), hosts, str(ROOT))
         else:
             told(net, folder, what)

@@ -71,6 +71,20 @@ def test_what_lives_of_an_attempt_that_was_lost_is_ended_before_the_next(tmp_pat
     assert len(read(given.plan)) == 2
 
 
+def test_a_checkpoint_that_nobody_saw_is_gone_on_from(tmp_path):
+    given = launch(
+        tmp_path, f'n=1; {CHECKPOINT}; [ $ATTEMPT = 0 ] && exit 1; [ "${{WORDS%--resume}}" != "$WORDS" ]'
+    )
+    given.target.start(given.plan, 0)
+    until(lambda: not given.target.poll(given.plan, read(given.plan)[0]).running)
+    note(given.plan.folder, "prepared")
+    note(given.plan.folder, "starting", attempt=0, checkpoint=None)
+    note(
+        given.plan.folder, "ended", attempt=0, exit_code=1, progressed=False, checkpoint=None, message="lost"
+    )
+    assert run(given)[0].exit_code == 0
+
+
 def test_stopping_a_run_that_has_ended_ends_what_still_lives_of_it(tmp_path):
     given = launch(tmp_path, "exec sleep 300")
     given.target.start(given.plan, 0)
