@@ -27,7 +27,7 @@ def python_of(folder: Path) -> str:
     path = folder / "python"
     path.write_text(
         f'#!/bin/sh\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\n'
-        f'date +%s.%N > "{folder}/began-$JAX_PROCESS_ID"\nexec sleep 600\n'
+        f'date +%s.%N > "{folder}/began-${{JAX_PROCESS_ID:-0}}"\nexec sleep 600\n'
     )
     path.chmod(0o755)
     return str(path)

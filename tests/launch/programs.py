@@ -84,7 +84,7 @@ def launch(
     return load(run_dir / "launch")
 
 
-def until(condition, seconds: float = 20.0):
+def until(condition, seconds: float = 60.0):
     """Waits for a condition; its value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

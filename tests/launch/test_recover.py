@@ -149,11 +149,11 @@ def test_a_run_that_was_given_up_or_stopped_goes_on_with_new_budgets(tmp_path):
     folder = given.plan.folder
     assert "launch.max_failures=0" in run(given)[0].message
     reopen(folder)
-    thread = threading.Thread(target=run, args=(given,))
+    thread = threading.Thread(target=run, args=(given,), daemon=True)
     thread.start()
     pid_of(given, attempt=1)
     look.stop(folder, grace=1.0)
-    thread.join(20)
+    thread.join(60)
     assert look.status(folder)["state"] in ("stopped", "failed")
     reopen(folder)
     ended, said, _ = run(given)
@@ -172,7 +172,7 @@ def test_attach_follows_a_driver_and_takes_over_when_it_dies(tmp_path):
     try:
         pid_of(given)
         follow = lambda: found.append(look.attach(given, say=said.append, show=shown.append))
-        thread = threading.Thread(target=follow)
+        thread = threading.Thread(target=follow, daemon=True)
         thread.start()
         until(lambda: "".join(shown) == "one\n")
         assert f"driven by process {first.pid}" in said[0]
@@ -181,7 +181,7 @@ def test_attach_follows_a_driver_and_takes_over_when_it_dies(tmp_path):
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
     (tmp_path / "run" / "go").touch()
-    thread.join(20)
+    thread.join(60)
     assert found[0].exit_code == 0
     assert "".join(shown) == "one\ntwo\n"
     assert [e["event"] for e in journal.read(given.plan.folder)].count("starting") == 1
