@@ -41,7 +41,8 @@ def test_a_full_disk_keeps_the_exit_code_and_is_named(tmp_path):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no right to mount a disk")
     try:
-        program = "dd if=/dev/zero of=fill bs=1M 2>/dev/null; echo lost > lost; exit 3"
+        wait = "until [ -e attempt/task-0.pid ]; do sleep 0.05; done"
+        program = f"{wait}; dd if=/dev/zero of=fill bs=1M 2>/dev/null; echo lost > lost; exit 3"
         task = {"index": 0, "argv": ["sh", "-c", program], "environment": {}}
         agent.start(str(disk / "attempt"), str(disk), [task])
         seen = until(
