@@ -39,7 +39,7 @@ def look(name, supervised):
         return {"state": "ended", "exit_code": ended["code"], "ended": ended["time"], "message": full}
     if identity is None:
         return {"state": "waiting" if supervised else "lost", "message": "it was not started"}
-    if alive(identity):
+    if alive(identity) or supervised:  # its parent lives, and will tell the exit code
         return {"state": "running"}
     why = "the host was restarted" if identity["boot"] != boot() else "its supervisor was killed with it"
     return {"state": "lost", "exit_code": -9, "ended": os.path.getmtime(name + ".log"), "message": why}
