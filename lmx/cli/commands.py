@@ -26,6 +26,7 @@ COMMANDS: dict[str, Entry] = {
     "launch logs": Entry("lmx.cli.launch", "the log of a process of a launched run"),
     "launch stop": Entry("lmx.cli.launch", "end a launched run"),
     "launch attach": Entry("lmx.cli.launch", "follow a launched run, look after it where nobody does"),
+    "launch resume": Entry("lmx.cli.launch", "go on with a launched run that was stopped or given up"),
     "eval": Entry("lmx.cli.eval", "loss, perplexity and bits per byte of a checkpoint"),
     "generate": Entry("lmx.cli.generate", "continue prompts with a checkpoint"),
     "chat": Entry("lmx.cli.chat", "a conversation in the terminal"),

@@ -1,4 +1,4 @@
-"""`lmx launch`, and `lmx launch status | logs | stop | attach`."""
+"""`lmx launch`, and `lmx launch status | logs | stop | attach | resume`."""
 
 from __future__ import annotations
 
@@ -52,17 +52,21 @@ def run(composed: Any, run_dir: Path) -> None:
             raise
     print(f"lmx launch: {run_dir}", file=sys.stderr, flush=True)
     if detach:
-        with open(folder / "driver.log", "ab") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "lmx", "launch", "attach", str(run_dir)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        _detached(folder)
         print(to_json({"run": str(run_dir)}) if config.output == "json" else str(run_dir))
         return
     _drive(folder)
+
+
+def _detached(folder: Path) -> None:
+    with open(folder / "driver.log", "ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "lmx", "launch", "attach", str(folder.parent)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def _approved(config: Any, tree: dict[str, Any]) -> None:
@@ -88,7 +92,8 @@ def _hash(tree: dict[str, Any]) -> str:
 def _drive(folder: Path) -> None:
     import signal
 
-    from lmx.launch.drive import Interrupted, drive, raise_for, to_stderr
+    from lmx.launch.drive import Interrupted, raise_for, to_stderr
+    from lmx.launch.look import attach
     from lmx.launch.plan import load
     from lmx.launch.target import log_file, read
 
@@ -102,7 +107,9 @@ def _drive(folder: Path) -> None:
     before = signal.signal(signal.SIGTERM, end)
     try:
         launch = load(folder)
-        ended = drive(launch, say=to_stderr, show=show)
+        ended = attach(launch, say=to_stderr, show=show)
+    except Interrupted:
+        raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGTERM, before)
     raise_for(ended, str(folder.parent))
@@ -185,6 +192,22 @@ def attach(composed: Any, run_dir: Path) -> None:
     _drive(find(composed.config.run, composed.config.root))
 
 
+def resume(composed: Any, run_dir: Path) -> None:
+    """Goes on with a run that was stopped or given up."""
+    from lmx.launch.plan import find, load
+    from lmx.launch.record import reopen
+
+    folder = find(composed.config.run, composed.config.root)
+    launch = load(folder)
+    launch.target.check(launch.plan)
+    reopen(folder)
+    if composed.config.detach:
+        _detached(folder)
+        print(folder.parent)
+    else:
+        _drive(folder)
+
+
 COMMANDS = (
     Command(
         name="launch",
@@ -252,6 +275,15 @@ COMMANDS = (
         function=attach,
         keys=("run", "root"),
         examples=(("lmx launch attach RUN", "after the terminal was closed"),),
+        positional="run",
+    ),
+    Command(
+        name="launch resume",
+        summary="go on with a launched run that was stopped or given up",
+        schema="lmx.run.launch_config:LaunchResume",
+        function=resume,
+        keys=("run", "root", "detach"),
+        examples=(("lmx launch resume RUN", "from its newest checkpoint, with budgets as new"),),
         positional="run",
     ),
 )

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,8 @@ from typing import IO, Any
 from lmx.config.errors import RequestError
 
 _LOCK, _LOG = "driver.lock", "events.jsonl"
+_LOOKS_END = 10.0
+"""Seconds within which nobody just looks at the lock for a moment, however many do."""
 
 
 def hold(folder: Path, taken: Callable[[str], str]) -> IO[str]:
@@ -24,15 +27,26 @@ def hold(folder: Path, taken: Callable[[str], str]) -> IO[str]:
     RequestError with `taken(holder)` where another process has it.
     """
     handle = (folder / _LOCK).open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise RequestError(taken(driver(folder) or "another process")) from None
+    until = time.monotonic() + _LOOKS_END
+    while not _locked(handle, fcntl.LOCK_EX):
+        # Those who only look share the lock for a moment: no reason to refuse. A driver shares it with nobody.
+        if not _locked(handle, fcntl.LOCK_SH) or time.monotonic() > until:
+            handle.close()
+            raise RequestError(taken(driver(folder) or "another process"))
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        time.sleep(0.001)
     handle.truncate(0)
     handle.write(f"process {os.getpid()} on {platform.node()}")
     handle.flush()
     return handle
+
+
+def _locked(handle: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def let_go(handle: IO[str]) -> None:
@@ -45,9 +59,7 @@ def driver(folder: Path) -> str | None:
     """Who drives `folder` now, `process 123 on host`; None where nobody does."""
     try:
         with open(folder / _LOCK, encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
+            if not _locked(handle, fcntl.LOCK_SH):
                 return handle.read().strip() or "another process"
     except OSError:
         pass

@@ -31,6 +31,7 @@ from lmx.io.provenance import Start, describe_start
 
 log = logging.getLogger("lmx")
 
+IN_USE = "this run directory is in use by"
 _MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "checkpoints")
 """What only a run leaves in a folder; Hydra may have made the folder itself before."""
 
@@ -187,7 +188,7 @@ def _lock(path: Path) -> IO[str]:
     except OSError:
         holder = _read_holder(handle)
         handle.close()
-        raise RequestError(f"{path}: this run directory is in use by {holder}") from None
+        raise RequestError(f"{path}: {IN_USE} {holder}") from None
     handle.seek(0)
     handle.truncate()
     handle.write(f"process {os.getpid()} on {platform.node()}")

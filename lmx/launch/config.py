@@ -7,7 +7,7 @@ from pathlib import Path
 from lmx.config.component import field
 from lmx.config.types import Duration, Positive, Text
 from lmx.launch import gang
-from lmx.launch.target import DEFAULT_GRACE, Attempt, Plan, Seen, Step, Target
+from lmx.launch.target import DEFAULT_GRACE, Attempt, Plan, Seen, Step, Target, read
 
 
 class Processes(Target):
@@ -31,7 +31,19 @@ class Processes(Target):
 
     def stop(self, plan: Plan, attempt: Attempt, *, grace: float = DEFAULT_GRACE) -> list[str]:
         """Stops the processes on all hosts at once."""
-        return gang.stop(attempt, grace=grace)
+        return gang.stop(plan, attempt, grace=grace)
+
+    def sweep(self, plan: Plan, *, grace: float = DEFAULT_GRACE) -> list[str]:
+        """Asks each host once for all attempts."""
+        return gang.sweep(read(plan), grace=grace)
+
+    def where(self, plan: Plan, attempt: Attempt) -> str | None:
+        """On host 0, unless that is this machine."""
+        return gang.where(attempt)
+
+    def collect(self, plan: Plan, attempt: Attempt) -> list[str]:
+        """Asks host 0."""
+        return gang.collect(plan, attempt)
 
 
 class Local(Processes):
@@ -76,7 +88,8 @@ class Ssh(Processes):
     )
     env: dict[str, Text] = field("variables of the environment of every process", effect="bookkeeping")
     coordinator: Text | None = field(
-        "name or address of host 0 for the other hosts; null: as in `hosts`", effect="bookkeeping"
+        "name or address of host 0 for the other hosts; null: its own that ssh has reached it by",
+        effect="bookkeeping",
     )
     connect_timeout: Duration = field("how long a connection may take", unit="s", effect="bookkeeping")
     lost_after: Duration = field(

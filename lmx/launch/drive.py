@@ -10,13 +10,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lmx.config.errors import LmxError, RequestError, Resumable
 from lmx.io import journal
-from lmx.launch.plan import Launch
+from lmx.io.run_dir import IN_USE
+from lmx.launch.plan import Launch, Policy
+from lmx.launch.record import (
+    Ended,
+    driving,
+    last_word,
+    note,
+    results,
+    since_opened,
+    unended,
+)
 from lmx.launch.retry import DONE, PREEMPTED, WRONG_REQUEST, Result, decide
-from lmx.launch.target import Attempt, Seen, log_file, read, write
+from lmx.launch.target import Attempt, Seen, Task, Unreached, log_file, write
 
 SETTLE = 15.0
 """Seconds that processes have to end by themselves after the first one has failed."""
@@ -28,49 +38,44 @@ class Interrupted(Exception):
     """Someone asked for the end of the run."""
 
 
-class Ended(NamedTuple):
-    """The last word on a run."""
+class Screen:
+    """Shows the log of process 0 as it grows, each byte once."""
 
-    exit_code: int
-    message: str
+    def __init__(self, show: Say) -> None:
+        self.show = show
+        self.shown: dict[Path, int] = {}
 
-
-@contextmanager
-def driving(folder: Path) -> Iterator[None]:
-    """Holds the right to drive a run; RequestError where another process has it."""
-    lock = journal.hold(folder, lambda who: f"{folder.parent} is driven by {who}; see lmx launch status")
-    try:
-        yield
-    finally:
-        journal.let_go(lock)
-
-
-def note(folder: Path, event: str, **facts: Any) -> None:
-    """One more event."""
-    journal.append(folder, {"time": time.time(), "event": event, **facts})
+    def update(self, path: Path) -> None:
+        """What has come since the last time."""
+        if not path.exists():
+            return
+        with open(path, "rb") as stream:
+            stream.seek(self.shown.get(path, 0))
+            data = stream.read()
+        self.shown[path] = self.shown.get(path, 0) + len(data)
+        if data:
+            self.show(data.decode(errors="replace"))
 
 
-def results(folder: Path) -> list[Result]:
-    """How the attempts so far ended."""
-    return [Result(e["exit_code"], e["progressed"]) for e in journal.read(folder) if e["event"] == "ended"]
-
-
-def drive(launch: Launch, *, say: Say, show: Say) -> Ended:
+def drive(launch: Launch, *, say: Say, show: Say | Screen) -> Ended:
     """Drives the run to its end. `say`: what the driver does; `show`: text of process 0's log, as it comes.
 
-    A run that has ended is not started again.
+    A run that has ended is not started again (see `reopen`). Driven where another process drives it.
     """
     folder = launch.plan.folder
+    screen = show if isinstance(show, Screen) else Screen(show)
     with driving(folder):
-        done = next((e for e in journal.read(folder) if e["event"] == "finished"), None)
-        if done is not None:
-            return Ended(done["exit_code"], done["message"])
+        ended = last_word(folder)
+        if ended is not None:
+            return ended
         try:
-            ended = _attempts(launch, say, show)
+            ended = _attempts(launch, say, screen)
         except RequestError as error:
             stopped = (folder / "stop").exists()
             checkpoint = _last(folder, "ended")
             ended = _stopped(checkpoint, str(error)) if stopped else Ended(WRONG_REQUEST, str(error))
+            for attempt in unended(launch):  # not all of its processes could be started
+                _note_ended(folder, attempt.number, Result(ended.exit_code, False), checkpoint, str(error))
         note(folder, "finished", **ended._asdict())
         for name in launch.target.release(launch.plan) or ():
             say(name)
@@ -84,18 +89,33 @@ class Begun(NamedTuple):
     checkpoint: int | None
 
 
-def _attempts(launch: Launch, say: Say, show: Say) -> Ended:
+def _attempts(launch: Launch, say: Say, screen: Screen) -> Ended:
     plan, policy = launch.plan, launch.policy
+    away: float | None = None
     while True:
         begun = _running(launch)
         if begun is None and (plan.folder / "stop").exists():
             return _stopped(_last(plan.folder, "ended"))
-        if begun is None:
-            begun = _started(launch, say)
+        try:
+            begun = begun or _started(launch, say)
+        except Unreached as error:
+            # It was sound before: a host that does not answer now may come back. It costs time, and no budget.
+            if not results(plan.folder):
+                raise
+            if policy.host_wait is None:
+                return Ended(1, f"{error}\n    launch.host_wait=null: it is not waited for")
+            if away is None:
+                say(f"{error}\n    waiting for it, at most {policy.host_wait:.0f} s (launch.host_wait)")
+                away = time.monotonic()
+            if time.monotonic() - away >= policy.host_wait:
+                return Ended(1, f"{error}\n    it was waited for, launch.host_wait={policy.host_wait:.0f}s")
+            _pause(plan.folder, max(1.0, policy.restart_after))
+            continue
+        away = None
         if isinstance(begun, Ended):
             return begun
         if begun is not None:
-            ended = _followed(launch, begun, say, show)
+            ended = _followed(launch, begun, say, screen)
             if ended is not None:
                 return ended
         _pause(plan.folder, policy.restart_after)
@@ -109,52 +129,63 @@ def _until_asked(launch: Launch) -> Iterator[None]:
         yield
     except (Interrupted, KeyboardInterrupt):
         (plan.folder / "stop").touch()
-        for attempt in read(plan)[len(results(plan.folder)) :]:  # written before its processes are started
+        for attempt in unended(launch):  # written before its processes are started
             launch.target.stop(plan, attempt, grace=0)
         raise RequestError("before its processes ran") from None
 
 
 def _running(launch: Launch) -> Begun | None:
     """The attempt that a former driver left running."""
-    begun = read(launch.plan)
-    if len(begun) == len(results(launch.plan.folder)):
-        return None
-    return Begun(begun[-1], _last(launch.plan.folder, "starting"))
+    left = unended(launch)
+    return Begun(left[-1], _last(launch.plan.folder, "starting")) if left else None
 
 
 def _started(launch: Launch, say: Say) -> Begun | Ended | None:
-    """The next attempt; None where it could not be started and is to be tried again."""
-    plan = launch.plan
-    if not journal.read(plan.folder):
+    """The next attempt; None where it could not be started and is to be tried again. Unreached: no host refused."""
+    plan, folder = launch.plan, launch.plan.folder
+    if not any(event["event"] == "prepared" for event in since_opened(folder)):
         with _until_asked(launch):
             launch.target.prepare(plan)
-        note(plan.folder, "prepared")
-    number, checkpoint = len(results(plan.folder)), _last(plan.folder, "ended")
-    say(f"attempt {number}" + (f", going on from step {checkpoint}" if checkpoint is not None else ""))
-    note(plan.folder, "starting", attempt=number, checkpoint=checkpoint)
+        note(folder, "prepared")
+    events = journal.read(folder)
+    number, checkpoint = sum(e["event"] == "ended" for e in events), _last(folder, "ended")
+    if (events[-1]["event"], events[-1].get("attempt")) != ("starting", number):
+        say(f"attempt {number}" + (f", going on from step {checkpoint}" if checkpoint is not None else ""))
+        note(folder, "starting", attempt=number, checkpoint=checkpoint)
     try:
         with _until_asked(launch):
             attempt = launch.target.start(plan, number, resume=checkpoint is not None)
+    except Unreached:
+        raise
     except RequestError as error:
-        if number == 0 or (plan.folder / "stop").exists():
+        if not results(folder) or (folder / "stop").exists():
             raise
-        # It was sound before: a host that does not answer now may come back.
-        facts = {"attempt": number, "exit_code": 1, "progressed": False, "checkpoint": checkpoint}
-        note(plan.folder, "ended", **facts, message=str(error))
+        _note_ended(folder, number, Result(1, False), checkpoint, str(error))
         return _decided(launch, 1, str(error), say)
     write(plan, attempt)
-    note(plan.folder, "started", attempt=number)
+    place = launch.target.where(plan, attempt)
+    if place is not None and not results(folder):
+        say(f"checkpoints are on {place}; metrics and summary are brought to {folder.parent} at the end")
+    note(folder, "started", attempt=number)
     return Begun(attempt, checkpoint)
 
 
-def _followed(launch: Launch, begun: Begun, say: Say, show: Say) -> Ended | None:
+def _note_ended(folder: Path, number: int, result: Result, checkpoint: int | None, words: str) -> None:
+    note(folder, "ended", attempt=number, **result._asdict(), checkpoint=checkpoint, message=words)
+
+
+def _followed(launch: Launch, begun: Begun, say: Say, screen: Screen) -> Ended | None:
     """Follows an attempt to its end; the end of the run, or None where it is to be tried again."""
-    folder = launch.plan.folder
-    seen, asked = _follow(launch, begun.attempt, say, show)
-    result = Result(seen.exit_code or 0, _newer(seen.checkpoint, begun.checkpoint))
+    folder, number = launch.plan.folder, begun.attempt.number
+    seen, asked = _follow(launch, begun.attempt, say, screen)
     words = first_words(launch, begun.attempt, seen)
-    facts = {"attempt": begun.attempt.number, **result._asdict(), "checkpoint": seen.checkpoint}
-    note(folder, "ended", **facts, message=words)
+    code = seen.exit_code or 0
+    if code == WRONG_REQUEST and number and IN_USE in _last_line(launch, begun.attempt, seen):
+        code = 1  # the same request was right before; whoever holds the directory may end
+    result = Result(code, _newer(seen.checkpoint, begun.checkpoint))
+    for message in launch.target.collect(launch.plan, begun.attempt):
+        say(message)
+    _note_ended(folder, number, result, seen.checkpoint, words)
     if (asked or (folder / "stop").exists()) and result.exit_code != DONE:
         return _stopped(seen.checkpoint, words)
     return _decided(launch, result.exit_code, words, say)
@@ -192,30 +223,32 @@ def _pause(folder: Path, seconds: float) -> None:
         time.sleep(min(0.2, seconds))
 
 
-def _follow(launch: Launch, attempt: Attempt, say: Say, show: Say) -> tuple[Seen, bool]:
+def _follow(launch: Launch, attempt: Attempt, say: Say, screen: Screen) -> tuple[Seen, bool]:
     """Until the attempt has ended; how, and whether someone asked for it."""
     plan, policy = launch.plan, launch.policy
-    shown = 0
     failed_at: float | None = None
-    asked = False
+    asked, lost = False, None
     silent: set[str] = set()
     while True:
         try:
             seen = launch.target.poll(plan, attempt)
-            shown = _show_log(log_file(plan, attempt.number, 0), shown, show)
+            screen.update(log_file(plan, attempt.number, 0))
+            first = seen.first_error
+            if first is not None and first.state == "lost":
+                lost = lost or first
             if not seen.running:
-                return seen, asked
+                return _with_lost(seen, lost), asked
             for task in seen.tasks:
                 if task.message and task.host not in silent:
                     silent.add(task.host)
                     say(task.message)
-            first = seen.first_error
             if first is not None and failed_at is None:
                 failed_at = time.monotonic()
-            patience = policy.grace if first is not None and first.exit_code == PREEMPTED else SETTLE
-            if failed_at is not None and time.monotonic() - failed_at > patience:
-                say("a process has failed; the others are ended")
-                launch.target.stop(plan, attempt, grace=5.0)
+            if failed_at is not None and time.monotonic() - failed_at >= _patience(policy, lost or first):
+                failed = lost or first
+                say(f"{_how(failed) if failed else 'a process has failed'}; the others are ended")
+                for message in launch.target.stop(plan, attempt, grace=5.0):
+                    say(message)
             if (plan.folder / "stop").exists() and not asked:
                 raise Interrupted
             time.sleep(policy.poll_every if seen.step is not None else min(policy.poll_every, 0.5))
@@ -229,15 +262,29 @@ def _follow(launch: Launch, attempt: Attempt, say: Say, show: Say) -> tuple[Seen
                 say(message)
 
 
-def _show_log(path: Path, shown: int, show: Say) -> int:
-    if not path.exists():
-        return shown
-    with open(path, "rb") as stream:
-        stream.seek(shown)
-        data = stream.read()
-    if data:
-        show(data.decode(errors="replace"))
-    return shown + len(data)
+def _patience(policy: Policy, first: Task | None) -> float:
+    """How long the others have to end by themselves: those of a lost host would wait for it until they time out."""
+    if first is not None and first.exit_code == PREEMPTED:
+        return policy.grace
+    return 0.0 if first is not None and first.state == "lost" else SETTLE
+
+
+def _with_lost(seen: Seen, lost: Task | None) -> Seen:
+    """A process that was lost stays the first error, though its host may answer again by now."""
+    if lost is None:
+        return seen
+    return seen._replace(tasks=tuple(lost if task.index == lost.index else task for task in seen.tasks))
+
+
+def _how(first: Task) -> str:
+    code = first.exit_code
+    text = f"process {first.index} on {first.host} "
+    if first.state == "lost" and code == 1:
+        return f"{text}is lost ({first.message})"
+    text += (
+        f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+    )
+    return text + (f" ({first.message})" if first.message else "")
 
 
 def first_words(launch: Launch, attempt: Attempt, seen: Seen) -> str:
@@ -245,31 +292,31 @@ def first_words(launch: Launch, attempt: Attempt, seen: Seen) -> str:
     first = seen.first_error
     if first is None:
         return ""
-    text = f"process {first.index} on {first.host} " + (
-        f"was killed by signal {-first.exit_code}"
-        if first.exit_code is not None and first.exit_code < 0
-        else f"ended with exit code {first.exit_code}"
-    )
-    if first.message:
-        text += f" ({first.message})"
-    path = log_file(launch.plan, attempt.number, first.index)
-    if path.exists() and len(seen.tasks) > 1:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        mark = "lmx train: "
-        said = next((line for line in reversed(lines) if line.startswith(mark)), lines[-1] if lines else "")
-        text += f"\n    {said}" if said else ""
-    return f"{text}\n    its log: {path}"
+    text = _how(first)
+    said = _last_line(launch, attempt, seen) if len(seen.tasks) > 1 else ""
+    text += f"\n    {said}" if said else ""
+    return f"{text}\n    its log: {log_file(launch.plan, attempt.number, first.index)}"
+
+
+def _last_line(launch: Launch, attempt: Attempt, seen: Seen) -> str:
+    """What the process that failed first said last: the error of lmx where there is one."""
+    first = seen.first_error
+    path = log_file(launch.plan, attempt.number, first.index) if first is not None else None
+    if path is None or not path.exists():
+        return ""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    mark = "lmx train: "
+    return next((line for line in reversed(lines) if line.startswith(mark)), lines[-1] if lines else "")
 
 
 def raise_for(ended: Ended, run_dir: str) -> None:
     """The exception that gives a run's exit code to the command line; nothing where it is done."""
     if ended.exit_code == DONE:
         return
-    if ended.exit_code == PREEMPTED:
-        raise Resumable(ended.message)
     if ended.exit_code == WRONG_REQUEST:
         raise RequestError(ended.message)
-    raise LmxError(ended.message)
+    message = f"{ended.message}\n    go on with it: lmx launch resume {run_dir}"
+    raise (Resumable if ended.exit_code == PREEMPTED else LmxError)(message)
 
 
 def to_stderr(text: str) -> None:

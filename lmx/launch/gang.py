@@ -12,10 +12,25 @@ from typing import Any, NamedTuple
 from lmx.config.errors import RequestError
 from lmx.io.files import read_json, write_atomic
 from lmx.launch.host import Host, Unreachable
-from lmx.launch.target import Attempt, Plan, Seen, Step, Task, command_of, each, environment_of, write
+from lmx.launch.results import bring
+from lmx.launch.target import (
+    Attempt,
+    Plan,
+    Seen,
+    Step,
+    Task,
+    Unreached,
+    command_of,
+    each,
+    environment_of,
+    read,
+    write,
+)
 
 CALL_TIMEOUT = 60.0
 POLL_TIMEOUT = 20.0
+LEFT_GRACE = 5.0
+"""Seconds for processes of an earlier attempt, whose peers are gone."""
 
 
 class Layout(NamedTuple):
@@ -36,7 +51,7 @@ class Layout(NamedTuple):
     environment: Mapping[str, str]
     code: str | None = None
     local: bool = False
-    lost_after: float = 45.0
+    lost_after: float = 30.0
 
 
 def request_of(plan: Plan, layout: Layout, host: int, number: int, *, resume: bool) -> dict[str, Any]:
@@ -84,23 +99,40 @@ def steps(plan: Plan, layout: Layout) -> list[Step]:
 
 
 def on_all(hosts: Sequence[Host], call: Callable[[int], Any]) -> list[Any]:
-    """`call(i)` on every host at once; one RequestError with everything that went wrong anywhere."""
+    """`call(i)` on every host at once; one RequestError with everything that went wrong anywhere.
 
-    def guarded(i: int) -> tuple[Any, str | None]:
+    Unreached where nothing else is wrong than that hosts do not answer."""
+
+    def guarded(i: int) -> tuple[Any, Exception | None]:
         try:
             return call(i), None
         except (Unreachable, RequestError) as error:
-            return None, str(error)
+            return None, error
 
     found = each(guarded, len(hosts))
-    wrong = [message for _, message in found if message is not None]
+    wrong = [error for _, error in found if error is not None]
     if wrong:
-        raise RequestError("\n".join(wrong))
+        away = all(isinstance(error, Unreachable) for error in wrong)
+        raise (Unreached if away else RequestError)("\n".join(map(str, wrong)))
     return [answer for answer, _ in found]
 
 
 def start(plan: Plan, layout: Layout, number: int, *, resume: bool) -> Attempt:
-    """Starts every process, on all hosts at once; where one host refuses, those that were started are stopped."""
+    """Starts every process, on all hosts at once; where one host refuses, those that were started are stopped.
+
+    What is left alive of earlier attempts is ended before: a host may have been lost with its processes running. So
+    hosts that do not answer are found out before anything is started (Unreached).
+    """
+    places = places_of([a for a in read(plan) if a.number < number])
+
+    def clear(i: int) -> None:
+        folders = places.get(layout.hosts[i])
+        if folders:
+            layout.hosts[i].call("sweep", timeout=CALL_TIMEOUT, folders=folders, grace=LEFT_GRACE)
+
+    on_all(layout.hosts, clear)
+    if number and not resume:  # one may have been written after the last answer
+        resume = on_all(layout.hosts[:1], lambda _: _checkpoint(plan, layout))[0] is not None
     handle = {
         "hosts": [host._asdict() for host in layout.hosts],
         "per_host": layout.per_host,
@@ -121,9 +153,23 @@ def start(plan: Plan, layout: Layout, number: int, *, resume: bool) -> Attempt:
     try:
         on_all(layout.hosts, begin)
     except RequestError:
-        stop(attempt, grace=0)
+        stop(plan, attempt, grace=0)
         raise
     return attempt
+
+
+def _checkpoint(plan: Plan, layout: Layout) -> int | None:
+    where = {"folder": layout.workdir, "tasks": [], "cwd": layout.workdir, "run_dir": plan.run_dir}
+    return layout.hosts[0].call("poll", timeout=POLL_TIMEOUT, **where)["checkpoint"]
+
+
+def places_of(attempts: Sequence[Attempt]) -> dict[Host, list[str]]:
+    """The folders of these attempts on each host."""
+    places: dict[Host, list[str]] = {}
+    for attempt in attempts:
+        for host, folder in zip(_hosts(attempt), attempt.handle["folders"], strict=True):
+            places.setdefault(host, []).append(folder)
+    return places
 
 
 def _hosts(attempt: Attempt) -> list[Host]:
@@ -140,6 +186,7 @@ def poll(plan: Plan, attempt: Attempt, *, logs: bool) -> Seen:
     hosts, folder = _hosts(attempt), plan.attempt_folder(attempt.number)
     folder.mkdir(parents=True, exist_ok=True)
     collect = logs and not attempt.handle["local"]
+    patience = min(POLL_TIMEOUT, max(5.0, attempt.handle["lost_after"] / 3))
     before = read_json(folder / "seen.json") or {}
 
     def ask(i: int) -> dict[str, Any]:
@@ -156,7 +203,7 @@ def poll(plan: Plan, attempt: Attempt, *, logs: bool) -> Seen:
         try:
             answer = hosts[i].call(
                 "poll",
-                timeout=POLL_TIMEOUT,
+                timeout=patience,
                 folder=attempt.handle["folders"][i],
                 tasks=list(_tasks(attempt, i)),
                 **arguments,
@@ -212,18 +259,58 @@ def _seen(attempt: Attempt, index: int, host: Host, found: dict[str, Any]) -> li
     return tasks
 
 
-def stop(attempt: Attempt, *, grace: float) -> list[str]:
+def stop(plan: Plan, attempt: Attempt, *, grace: float) -> list[str]:
     """Stops the attempt's processes on every host at once; what went wrong on hosts that do not answer."""
     hosts = _hosts(attempt)
+    known = read_json(plan.attempt_folder(attempt.number) / "seen.json") or {}
 
-    def end(i: int) -> str | None:
+    def end(i: int) -> None:
+        # One that is silent already is asked once more, and not waited for: the others are.
+        timeout = POLL_TIMEOUT if "silent" in known.get(str(i), {}) else grace + 30
+        tasks = list(_tasks(attempt, i))
+        hosts[i].call("stop", timeout=timeout, folder=attempt.handle["folders"][i], tasks=tasks, grace=grace)
+
+    return _told(end, len(hosts))
+
+
+def sweep(attempts: Sequence[Attempt], *, grace: float) -> list[str]:
+    """Ends whatever lives of these attempts on every host at once; what went wrong on hosts that do not answer."""
+    places = list(places_of(attempts).items())
+
+    def end(i: int) -> None:
+        host, folders = places[i]
+        host.call("sweep", timeout=grace + 30, folders=folders, grace=grace)
+
+    return _told(end, len(places))
+
+
+def _told(end: Callable[[int], None], count: int) -> list[str]:
+    def guarded(i: int) -> str | None:
         try:
-            tasks = list(_tasks(attempt, i))
-            hosts[i].call(
-                "stop", timeout=grace + 30, folder=attempt.handle["folders"][i], tasks=tasks, grace=grace
-            )
+            end(i)
         except (Unreachable, RequestError) as error:
-            return str(error)
+            return f"{error}; what runs there could not be ended"
         return None
 
-    return [message for message in each(end, len(hosts)) if message is not None]
+    return [message for message in each(guarded, count) if message is not None]
+
+
+def where(attempt: Attempt) -> str | None:
+    """Where the run directory is; None: on this machine."""
+    facts = attempt.handle
+    if facts["local"]:
+        return None
+    path = facts["run_dir"]
+    return f"{facts['hosts'][0]['name']}: {path if path.startswith(('/', '~')) else facts['workdir'] + '/' + path}"
+
+
+def collect(plan: Plan, attempt: Attempt) -> list[str]:
+    """Brings the results from host 0; what went wrong."""
+    if attempt.handle["local"]:
+        return []
+    place = {"cwd": attempt.handle["workdir"], "run_dir": attempt.handle["run_dir"]}
+    try:
+        bring(_hosts(attempt)[0], **place, to=plan.folder.parent)
+    except (Unreachable, RequestError, OSError) as error:
+        return [f"the results could not be brought here: {error}"]
+    return []

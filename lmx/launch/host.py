@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
+from lmx.launch import agent
 from lmx.launch.target import Step
 
 BOOT = (
@@ -42,11 +43,11 @@ class Host(NamedTuple):
     def step(self, do: str, **arguments: Any) -> Step:
         """The same call, to be shown."""
         shown = json.dumps({"do": do, "with": arguments}, indent=1)
-        return Step(self.argv(), input=f"lmx/launch/agent.py, then {shown}", where=self.name)
+        return Step(self.argv(), input=f"lmx/launch/agent, then {shown}", where=self.name)
 
     def call(self, do: str, *, timeout: float, data: bytes = b"", **arguments: Any) -> Any:
         """The agent's answer. Unreachable where there is none, RequestError where the host refuses."""
-        source = Path(__file__).with_name("agent.py").read_bytes()
+        source = agent.source()
         request = json.dumps({"do": do, "with": arguments}).encode()
         text = b"%d\n%s%s\n%s" % (len(source), source, request, data)
         try:
@@ -76,18 +77,19 @@ def _explained(host: Host, done: subprocess.CompletedProcess[bytes]) -> Exceptio
     return Unreachable(f"{host.name}: {last} (exit code {done.returncode})")
 
 
+_SLURM = "run this on a login node of the SLURM cluster, or print the script with dry_run=true"
 CURES = {
     "ssh": "install an OpenSSH client (apt install openssh-client)",
     "git": "install git, or set target.code=installed",
     "gcloud": "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install), then: gcloud auth login",
     "kubectl": "install kubectl (gcloud components install kubectl), or print the manifest with dry_run=true",
-    "sbatch": "run this on a login node of the SLURM cluster, or print the script with dry_run=true",
+    **dict.fromkeys(("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "sacct"), _SLURM),
 }
 
 
 def missing_program(name: str) -> str:
     """What to say of a program that is not there."""
-    return f"there is no program {name!r} here; {CURES.get(name, 'install it, or put it on the PATH')}"
+    return f"there is no program {name!r} here; {CURES.get(Path(name).name, 'install it, or put it on the PATH')}"
 
 
 def quote(word: str) -> str:

@@ -9,16 +9,16 @@ from typing import Any
 from lmx.config.errors import RequestError
 from lmx.io import journal
 from lmx.io.journal import driver
-from lmx.launch.drive import drive, driving
+from lmx.launch.drive import Say, Screen, drive
 from lmx.launch.plan import Launch, load
+from lmx.launch.record import Driven, Ended, driving, last_word, unended
 from lmx.launch.target import DEFAULT_GRACE, Attempt, Seen, log_file, read
 
 
 def current(launch: Launch) -> Attempt | None:
     """The attempt that was started last and has not been seen to end; None where there is none."""
-    begun = read(launch.plan)
-    ended = sum(e["event"] == "ended" for e in journal.read(launch.plan.folder))
-    return begun[-1] if len(begun) > ended else None
+    left = unended(launch)
+    return left[-1] if left else None
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -27,24 +27,27 @@ def status(folder: Path) -> dict[str, Any]:
     happened = journal.read(folder)
     attempt = current(launch)
     seen = launch.target.poll(launch.plan, attempt, logs=False) if attempt is not None else None
+    begun = read(launch.plan)
+    place = launch.target.where(launch.plan, begun[-1]) if begun else None
     last = next((e for e in reversed(happened) if e["event"] == "ended"), {})
-    finished = next((e for e in happened if e["event"] == "finished"), None)
+    finished = last_word(folder)
     return {
         "run": str(folder.parent),
         "state": _state(finished, seen, happened),
-        "attempts": len(read(launch.plan)),
+        "attempts": len(begun),
         "driver": driver(folder),
+        "run_dir": place,
         "step": seen.step if seen is not None else None,
         "checkpoint": seen.checkpoint if seen is not None else last.get("checkpoint"),
-        "exit_code": finished["exit_code"] if finished else None,
-        "message": finished["message"] if finished else last.get("message", ""),
+        "exit_code": finished.exit_code if finished else None,
+        "message": finished.message if finished else last.get("message", ""),
         "processes": [task._asdict() for task in seen.tasks] if seen is not None else [],
     }
 
 
-def _state(finished: dict[str, Any] | None, seen: Seen | None, happened: list[dict[str, Any]]) -> str:
+def _state(finished: Ended | None, seen: Seen | None, happened: list[dict[str, Any]]) -> str:
     if finished is not None:
-        return {0: "done", 75: "stopped", 2: "refused"}.get(finished["exit_code"], "failed")
+        return {0: "done", 75: "stopped", 2: "refused"}.get(finished.exit_code, "failed")
     if seen is not None:
         return "running" if seen.running else "ended"
     return "waiting to restart" if happened else "starting"
@@ -62,6 +65,8 @@ def as_text(found: dict[str, Any]) -> str:
     if found["state"] in ("running", "ended", "waiting to restart", "starting"):
         nobody = f"nobody; lmx launch attach {found['run']} goes on with it"
         lines.append(f"    driven by {found['driver'] or nobody}")
+    if found["run_dir"] is not None:
+        lines.append(f"    checkpoints on {found['run_dir']}")
     for task in found["processes"]:
         code = "" if task["exit_code"] is None else f", exit code {task['exit_code']}"
         lines.append(
@@ -92,11 +97,50 @@ def logs(folder: Path, *, process: int, attempt: int | None, lines: int | None) 
     return text if lines is None else "".join(text.splitlines(keepends=True)[-lines:])
 
 
+def attach(launch: Launch, *, say: Say, show: Say) -> Ended:
+    """Follows a run to its end, whoever drives it; as soon as nobody does, this process does.
+
+    A following process that is interrupted leaves the run alone, one that drives it stops it.
+    """
+    folder, screen = launch.plan.folder, Screen(show)
+    told: int | None = None
+    while True:
+        who = driver(folder)
+        if who is None:
+            try:
+                return drive(launch, say=say, show=screen)
+            except Driven:
+                continue  # another was quicker
+        events = journal.read(folder)
+        if told is None:
+            say(f"driven by {who}; this only follows, and may be ended at any time")
+            told = len(events)
+        for event in events[told:]:
+            _tell(event, say)
+        told = len(events)
+        begun = read(launch.plan)
+        if begun:
+            screen.update(log_file(launch.plan, begun[-1].number, 0))
+        ended = last_word(folder)
+        if ended is not None:
+            return ended
+        time.sleep(min(launch.policy.poll_every, 0.5))
+
+
+def _tell(event: dict[str, Any], say: Say) -> None:
+    if event["event"] == "starting":
+        step = event["checkpoint"]
+        say(f"attempt {event['attempt']}" + (f", going on from step {step}" if step is not None else ""))
+    elif event["event"] == "ended" and event["message"]:
+        say(event["message"])
+
+
 def stop(folder: Path, *, grace: float | None) -> str:
     """Ends a run; returns when its processes have ended, with what was done in words."""
     launch = load(folder)
-    if any(e["event"] == "finished" for e in journal.read(folder)):
-        return "it has ended already"
+    if last_word(folder) is not None:
+        messages = launch.target.sweep(launch.plan, grace=launch.policy.grace if grace is None else grace)
+        return "\n".join(["it has ended already", *messages])
     (folder / "stop").touch()
     attempt = current(launch)
     said = ["nothing runs now; it will not be started again"]

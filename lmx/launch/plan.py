@@ -37,6 +37,7 @@ class Policy(NamedTuple):
     grace: float
     poll_every: float
     restart_after: float
+    host_wait: float | None = None
 
 
 class Launch(NamedTuple):

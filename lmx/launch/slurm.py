@@ -96,8 +96,9 @@ def call(*words: str, script: str = "") -> str:
 
 def check(target: Slurm, plan: Plan) -> None:
     """RequestError where SLURM is not here, or would refuse the job: a partition, an account, a number of nodes."""
-    if any(shutil.which(program) is None for program in PROGRAMS):
-        raise RequestError(missing_program("sbatch"))
+    missing = next((program for program in PROGRAMS if shutil.which(program) is None), None)
+    if missing is not None:
+        raise RequestError(missing_program(missing))
     try:
         call("sbatch", "--test-only", script=job_script(target, plan, 0))
     except NoAnswer as error:

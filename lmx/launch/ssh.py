@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from lmx.io.files import read_json
 from lmx.launch import gang
 from lmx.launch.config import Ssh
 from lmx.launch.host import Host, Unreachable, missing_program
-from lmx.launch.target import Plan, Step, each
+from lmx.launch.target import Plan, Step, Unreached, each
 
 PACKAGES = ("lmx", "jax", "jaxlib", "optax", "hydra-core", "pydantic", "orbax-checkpoint", "grain")
 LEAST_PYTHON = (3, 11)
@@ -36,6 +36,11 @@ class Place(Protocol):
     @property
     def workdir(self) -> str:
         """Working directory on the hosts."""
+        ...
+
+    @property
+    def devices(self) -> int | None:
+        """Virtual CPU devices of each process; None: real ones."""
         ...
 
     @property
@@ -92,13 +97,25 @@ def connection_options(connect_timeout: float) -> list[str]:
     return [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
 
 
-def coordinator_of(target: Ssh) -> str:
-    """The name that the other hosts reach host 0 by."""
+def coordinator_of(target: Ssh, found: Mapping[str, Any] | None = None) -> str:
+    """What the other hosts reach host 0 by. `found`: what host 0 says of itself.
+
+    Its own address that ssh has reached it by, rather than its name: where /etc/hosts takes the name for 127.0.1.1, as
+    Debian's does, or only ssh's configuration knows it, the processes would not find each other.
+    """
     if target.coordinator is not None:
         return target.coordinator
+    reached = (found or {}).get("address")
+    if reached and not loopback(reached):
+        return f"[{reached}]" if ":" in reached else reached
     address = names_of(target)[0].rpartition("@")[2]
     host, colon, port = address.rpartition(":")
     return host if colon and port.isdecimal() else address
+
+
+def loopback(address: str) -> bool:
+    """Whether an address leads a host to itself alone."""
+    return address == "::1" or address.startswith("127.")
 
 
 def code_folder(target: Place, plan: Plan) -> str | None:
@@ -109,13 +126,14 @@ def code_folder(target: Place, plan: Plan) -> str | None:
 
 
 def layout(target: Ssh, plan: Plan, *, port: int | None = None) -> gang.Layout:
-    """Hosts and processes. `port`: that was free on host 0 a moment ago; None: host 0 is asked."""
+    """Hosts and processes. `port` 0: left open, as is the address; None: host 0 is asked for one that is free."""
     hosts = hosts_of(target)
+    found: dict[str, Any] = {}
     if port is None:
         try:
-            port = int(hosts[0].call("probe", timeout=PROBE_TIMEOUT, python=target.python)["port"])
+            found = hosts[0].call("probe", timeout=PROBE_TIMEOUT, python=target.python)
         except Unreachable as error:
-            raise RequestError(f"{error}; see ssh {hosts[0].name}") from None
+            raise Unreached(f"{error}; see ssh {hosts[0].name}") from None
     environment = dict(target.env)
     if target.devices is not None:
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(target.devices)}
@@ -123,7 +141,7 @@ def layout(target: Ssh, plan: Plan, *, port: int | None = None) -> gang.Layout:
         hosts=hosts,
         per_host=target.processes,
         workdir=target.workdir,
-        coordinator=f"{coordinator_of(target)}:{port or 'PORT'}",
+        coordinator=f"{coordinator_of(target, found)}:{found.get('port', 'PORT')}",
         environment=environment,
         code=code_folder(target, plan),
         lost_after=target.lost_after,
@@ -197,7 +215,20 @@ def differences(target: Place, found: list[tuple[str, dict[str, Any]]], *, sends
             if wanted[p] is not None and packages[p] != wanted[p]
         ]
         wrong += _lmx(target, name, answer, sends_lmx)
+        wrong += _own_address(target, name, answer, several=len(found) > 1)
     return wrong
+
+
+def _own_address(target: Place, name: str, answer: dict[str, Any], *, several: bool) -> list[str]:
+    """What is wrong with the address that a host takes its name for: CPU devices tell it to the other hosts."""
+    own, reached = answer.get("own") or "", answer.get("address") or "::1"
+    if target.devices is None or not several or not loopback(own) or loopback(reached):
+        return []
+    called = answer["name"]
+    return [
+        f"{name}: its own name {called} leads to {own} there, and on CPU devices the other hosts are told to find it "
+        f"by that; in its /etc/hosts: {reached} {called}"
+    ]
 
 
 def _lmx(target: Place, name: str, answer: dict[str, Any], sends_lmx: bool) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lmx.config.component import Component
+from lmx.config.errors import RequestError
 from lmx.io.files import write_atomic
 
 DEFAULT_GRACE = 60.0
@@ -29,6 +30,10 @@ FOLLOWED = (-6, 134)
 """A process that JAX aborts because another one has died."""
 
 State = Literal["waiting", "running", "ended", "lost"]
+
+
+class Unreached(RequestError):
+    """Hosts that do not answer now, and may come back."""
 
 
 class Plan(NamedTuple):
@@ -164,7 +169,10 @@ class Target(Component):
         """Brings code and setup to every host; RequestError where that fails. Doing it again is harmless."""
 
     def start(self, plan: Plan, number: int, *, resume: bool = False) -> Attempt:
-        """Starts every process and returns. `resume`: go on from the newest checkpoint, which is there."""
+        """Starts every process and returns. `resume`: go on from the newest checkpoint, which is there.
+
+        What lives of earlier attempts is ended first. Unreached where a host does not answer, RequestError where it
+        refuses; nothing runs then."""
         raise NotImplementedError
 
     def poll(self, plan: Plan, attempt: Attempt, *, logs: bool = True) -> Seen:
@@ -176,6 +184,18 @@ class Target(Component):
         """SIGTERM to the attempt's processes, after `grace` seconds SIGKILL; returns when they have ended, with a
         message for each host that could not be asked."""
         raise NotImplementedError
+
+    def sweep(self, plan: Plan, *, grace: float = DEFAULT_GRACE) -> list[str]:
+        """Ends what attempts that are over have left alive on hosts that did not answer then; messages as of `stop`."""
+        return []
+
+    def where(self, plan: Plan, attempt: Attempt) -> str | None:
+        """Where an attempt's run directory is, in words, `host: path`; None: where this machine has it."""
+        return None
+
+    def collect(self, plan: Plan, attempt: Attempt) -> list[str]:
+        """Brings the results that the run directory holds beside checkpoints to this machine's; what went wrong."""
+        return []
 
     def release(self, plan: Plan) -> list[str]:
         """Gives back what was made for this run alone (a TPU pod, a JobSet); what was done, in words."""

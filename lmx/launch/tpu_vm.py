@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from lmx.io.files import read_json, write_atomic
 from lmx.launch import gang, ssh
 from lmx.launch.gcloud import Trouble
 from lmx.launch.host import Host, Unreachable, missing_program
-from lmx.launch.target import Attempt, Plan, Seen, Task, each, read
+from lmx.launch.target import Attempt, Plan, Seen, Task, Unreached, each, read
 from lmx.launch.tpu_pod import (
     QUEUED,
     VM,
@@ -31,11 +30,8 @@ from lmx.launch.tpu_pod import (
     refuse,
 )
 from lmx.launch.tpu_vm_config import TpuVm
+from lmx.launch.tpu_workers import hosts_of, reach
 
-MARK = "LMX-COMMAND"
-"""Stands for the command in what gcloud prints."""
-REACHABLE_WITHIN = 180.0
-"""Seconds until the keys that gcloud has put into the metadata of a pod are known on all its workers."""
 FRESH = 60.0
 """Seconds for which a pod that was just seen to be ready is not asked about again."""
 SETTLE = 60.0
@@ -64,87 +60,6 @@ def say(text: str) -> None:
     from lmx.launch.drive import to_stderr
 
     to_stderr(text)
-
-
-# ---- the workers
-
-
-def ssh_words(target: TpuVm, node: str, worker: str, command: str, *more: str) -> tuple[str, ...]:
-    """gcloud's command that runs `command` on a worker of a TPU VM, or on all of them."""
-    track = "alpha" if target.connect == "iap" else None
-    way = {"external": (), "internal": ("--internal-ip",), "iap": ("--tunnel-through-iap",)}[target.connect]
-    flags = [f"--ssh-flag={word}" for word in target.ssh_options]
-    place = node if target.user is None else f"{target.user}@{node}"
-    words = (VM, "ssh", place, f"--worker={worker}", f"--command={command}", *more, *way, *flags)
-    return cloud_of(target).words(*words, track=track)
-
-
-def ways(target: TpuVm, printed: str) -> list[tuple[str, ...]]:
-    """The words before a shell command on each worker, from what `gcloud ... ssh --dry-run` prints a line a worker.
-
-    It prints words joined by spaces, unquoted: all are without spaces but the tunnel's. Options of our own come last,
-    so that gcloud's and the user's hold: ssh takes the first value of each.
-    """
-    own = ssh.connection_options(target.connect_timeout)
-    found = []
-    for line in printed.splitlines():
-        if not line.endswith(f" -- {MARK}"):
-            continue
-        head, _, tunnel = line.removesuffix(f" -- {MARK}").partition(" -o ProxyCommand ")
-        words = head.split()
-        if tunnel:
-            proxy, _, rest = tunnel.partition(" -o ProxyUseFdpass=no")
-            words += ["-o", f"ProxyCommand {proxy}", "-o", "ProxyUseFdpass=no", *rest.split()]
-        found.append((*words[:-1], *own, words[-1]))
-    return found
-
-
-def hosts_of(target: TpuVm, pod: Pod) -> list[Host]:
-    """Every worker of every slice, slice 0 first. gcloud brings the user's key to them, and says how it would reach
-    them; RequestError where one does not answer."""
-    Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
-    cloud = cloud_of(target)
-
-    def of_slice(i: int) -> list[Host]:
-        node = pod.nodes[i]
-        cloud.run(ssh_words(target, node, "0", "true"))
-        found = ways(target, cloud.run(ssh_words(target, node, "all", MARK, "--dry-run")))
-        if not found:
-            raise RequestError(
-                f"gcloud does not say how it reaches the workers of {node}; another version of gcloud?"
-            )
-        return [Host(f"{node} worker {j}", way, target.boot_python) for j, way in enumerate(found)]
-
-    first = of_slice(0)  # alone: where there is no key yet gcloud makes one, and two of them would collide
-    rest = each(lambda i: of_slice(i + 1), len(pod.nodes) - 1)
-    hosts = [host for slice_ in (first, *rest) for host in slice_]
-    silent = [said for said in each(lambda i: _reach(hosts[i], REACHABLE_WITHIN), len(hosts)) if said]
-    if silent:
-        raise RequestError("\n    ".join(["workers that cannot be reached:", *silent]))
-    return hosts
-
-
-def _reach(host: Host, seconds: float) -> str | None:
-    """Waits until a host answers; what ssh says where it does not."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            done = subprocess.run(
-                (*host.way, "true"),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            if done.returncode == 0:
-                return None
-            said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        except subprocess.TimeoutExpired:
-            said = "no answer within 60 s"
-        if time.monotonic() > until:
-            return f"{host.name}: {said}"
-        time.sleep(2)
 
 
 # ---- setup
@@ -254,22 +169,17 @@ def start(target: TpuVm, plan: Plan, number: int, *, resume: bool) -> Attempt:
     while True:
         hosts = _hosts(target, plan)
         try:
-            resume = resume or (number > 0 and _checkpoint(target, plan, hosts) is not None)
-            there = layout(target, plan, hosts)
-            break
+            return gang.start(plan, layout(target, plan, hosts), number, resume=resume)
         except (RequestError, Unreachable) as error:
-            if _goes(target, plan, hosts) is None:
-                raise RequestError(str(error)) from None
+            words = _goes(target, plan, hosts)
+            if words is None:
+                away = isinstance(error, Unreachable | Unreached)
+                raise (Unreached if away else RequestError)(str(error)) from None
             keep(plan, seen=0)
-    try:
-        return gang.start(plan, there, number, resume=resume)
-    except RequestError:
-        words = _goes(target, plan, hosts)
-        if words is None:
-            raise
-        keep(plan, seen=0)
-        _note(plan, number, words)
-        return read(plan)[-1]  # written before the first process was started
+            begun = read(plan)
+            if begun and begun[-1].number == number:  # written before the first process was started
+                _note(plan, number, words)
+                return begun[-1]
 
 
 def _hosts(target: TpuVm, plan: Plan) -> list[Host]:
@@ -283,12 +193,6 @@ def _hosts(target: TpuVm, plan: Plan) -> list[Host]:
     return settle(target, plan, pod)
 
 
-def _checkpoint(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> int | None:
-    """The newest checkpoint: one may have been written after the last answer of the former pod."""
-    where = {"folder": target.workdir, "tasks": [], "cwd": target.workdir, "run_dir": plan.run_dir}
-    return hosts[0].call("poll", timeout=gang.POLL_TIMEOUT, **where)["checkpoint"]
-
-
 def _goes(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> str | None:
     """How the pod is gone, or goes while its workers do not answer; None where it stays."""
     until = time.monotonic() + SETTLE
@@ -296,7 +200,7 @@ def _goes(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> str | None:
         words = _gone(target, plan)
         if words is not None:
             return words
-        if not any(each(lambda i: _reach(hosts[i], 0), len(hosts))) or time.monotonic() > until:
+        if not any(each(lambda i: reach(hosts[i], 0), len(hosts))) or time.monotonic() > until:
             return None
         time.sleep(min(target.ask_every, 5.0))
 

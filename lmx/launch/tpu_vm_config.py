@@ -205,7 +205,15 @@ class TpuVm(Processes):
 
     def stop(self, plan: Plan, attempt: Attempt, *, grace: float = DEFAULT_GRACE) -> list[str]:
         """Stops the processes on all workers at once; the pod stays."""
-        return gang.stop(attempt, grace=grace)
+        return gang.stop(plan, attempt, grace=grace)
+
+    def sweep(self, plan: Plan, *, grace: float = DEFAULT_GRACE) -> list[str]:
+        """The same for all attempts, where the pod is not one that went with the run."""
+        from lmx.launch.tpu_pod import record
+
+        if record(plan).get("made") and not self.keep:
+            return []
+        return super().sweep(plan, grace=grace)
 
     def release(self, plan: Plan) -> list[str]:
         """Deletes the pod that was made for the run."""

@@ -6,8 +6,9 @@ from lmx.launch import gang, ssh
 from lmx.launch.host import Host
 from lmx.launch.target import Plan, Step
 from lmx.launch.tpu_pod import QUEUED, VM, cloud_of, create_words, delete_words, name_of
-from lmx.launch.tpu_vm import MARK, layout, place_of, ssh_words
+from lmx.launch.tpu_vm import layout, place_of
 from lmx.launch.tpu_vm_config import TpuVm, workers
+from lmx.launch.tpu_workers import MARK, ssh_words
 
 FOUND = "FOUND"
 """Stands for the options that gcloud prints."""

@@ -23,6 +23,11 @@ class Care(Config):
         "how often a preempted run is started again; null: always", effect="bookkeeping"
     )
     restart_after: Duration = field("how long it waits before that", unit="s", effect="bookkeeping")
+    host_wait: Duration | None = field(
+        "how long a restart waits for hosts that do not answer, before the run is given up; null: not at all",
+        unit="s",
+        effect="bookkeeping",
+    )
     grace: Duration = field(
         "how long processes have to write a checkpoint when they are stopped", unit="s", effect="bookkeeping"
     )
@@ -55,7 +60,7 @@ class LaunchConfig(TrainConfig):
         found = super().problems()
         if self.resume is not None:
             message = (
-                f"a launch starts a new run; a launched one goes on by `lmx launch attach {self.resume}`"
+                f"a launch starts a new run; a launched one goes on by `lmx launch resume {self.resume}`"
             )
             found.append(("resume", message, "resume=null"))
         if self.distributed.method != "auto":
@@ -116,3 +121,11 @@ class LaunchAttach(Config):
 
     run: Text = field("a run's directory or its name", effect="bookkeeping", example="runs/RUN")
     root: Text = field("folder of the runs", effect="bookkeeping")
+
+
+class LaunchResume(LaunchAttach):
+    """`lmx launch resume`."""
+
+    detach: Flag = field(
+        "true: the command returns at once, the run is driven in the background", effect="bookkeeping"
+    )

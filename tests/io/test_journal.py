@@ -1,7 +1,9 @@
 """The lock and the log of a folder that one process drives."""
 
+import fcntl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,13 @@ def test_one_process_drives_at_a_time_and_a_killed_one_gives_way(tmp_path: Path)
     held = journal.hold(tmp_path, str)
     journal.let_go(held)
     assert journal.driver(tmp_path) is None
+
+
+def test_those_who_look_do_not_keep_a_driver_out(tmp_path: Path) -> None:
+    journal.let_go(journal.hold(tmp_path, str))
+    looking = (tmp_path / "driver.lock").open()
+    fcntl.flock(looking, fcntl.LOCK_SH)  # as `driver` does, for longer
+    end = threading.Timer(0.3, looking.close)
+    end.start()
+    journal.let_go(journal.hold(tmp_path, str))
+    end.join()

@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+from lmx.config.errors import RequestError
 from lmx.launch import Local
 from lmx.launch.gang import Layout
 from lmx.launch.host import Host
 from lmx.launch.plan import Policy, freeze, load
-from lmx.launch.target import Plan
+from lmx.launch.target import Attempt, Plan
 
 POLICY = Policy(max_failures=2, max_preemptions=None, grace=5.0, poll_every=0.1, restart_after=0.1)
 CHECKPOINT = 'mkdir -p "$RUN/checkpoints/$n" && echo "{}" > "$RUN/checkpoints/$n/lmx.json"'
@@ -46,10 +47,26 @@ class Stubbed(Local):
         return super().layout(plan)._replace(hosts=(Host("this machine", (), self.python),))
 
 
-def launch(tmp_path: Path, program: str, *, processes: int = 1, policy: Policy = POLICY):
+class Flaky(Stubbed):
+    """Attempt 1 cannot be started."""
+
+    def start(self, plan: Plan, number: int, *, resume: bool = False) -> Attempt:
+        if number == 1:
+            raise RequestError("host1: no answer within 60 s")
+        return super().start(plan, number, resume=resume)
+
+
+def launch(
+    tmp_path: Path,
+    program: str,
+    *,
+    processes: int = 1,
+    policy: Policy = POLICY,
+    kind: type[Stubbed] = Stubbed,
+):
     """A frozen launch of the script."""
     target = {
-        "_target_": "tests.launch.programs.Stubbed",
+        "_target_": f"{kind.__module__}.{kind.__name__}",
         "processes": processes,
         "devices": None,
         "env": {},
@@ -67,7 +84,7 @@ def launch(tmp_path: Path, program: str, *, processes: int = 1, policy: Policy =
     return load(run_dir / "launch")
 
 
-def until(condition, seconds: float = 20.0):
+def until(condition, seconds: float = 60.0):
     """Waits for a condition; its value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

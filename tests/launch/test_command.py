@@ -41,7 +41,7 @@ def test_dry_run_shows_the_frozen_file_and_the_call_and_leaves_nothing(here, cap
         (["target=gcp"], "local"),
         (["target.process=2"], "target.processes=2"),
         (["target.processes=0"], "greater than 0"),
-        (["resume=runs/x"], "lmx launch attach runs/x"),
+        (["resume=runs/x"], "lmx launch resume runs/x"),
         (["distributed=one"], "distributed=auto"),
         (["target=ssh"], "target.hosts=[host1,host2]"),
         (
@@ -57,7 +57,7 @@ def test_wrong_requests_start_nothing(here, capsys, words, message):
     assert not (here / "runs" / "x" / "launch").exists()
 
 
-@pytest.mark.parametrize("name", ["status", "logs", "stop", "attach"])
+@pytest.mark.parametrize("name", ["status", "logs", "stop", "attach", "resume"])
 def test_a_run_that_is_not_there(here, capsys, name):
     assert run(["launch", name, "nothing"]) == 2
     assert "there is no launched run 'nothing'" in capsys.readouterr().err

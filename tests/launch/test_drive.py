@@ -17,7 +17,7 @@ from lmx.launch import agent, look
 from lmx.launch.drive import drive, driving
 from lmx.launch.plan import find, load
 from lmx.launch.target import log_file, read
-from tests.launch.programs import CHECKPOINT, POLICY, launch, until
+from tests.launch.programs import CHECKPOINT, POLICY, Flaky, launch, until
 from tests.support import ROOT
 
 
@@ -77,6 +77,14 @@ def test_failures_go_on_from_the_checkpoint_until_the_budget_is_spent(tmp_path):
     words = [(tmp_path / "run" / f"words-{i}").read_text().split() for i in range(3)]
     assert [("--resume" in w) for w in words] == [False, True, True]
     assert "going on from step 6" in said
+
+
+def test_an_attempt_that_cannot_be_started_is_followed_by_the_next(tmp_path):
+    given = launch(tmp_path, f"n=1; {CHECKPOINT}; exit $((ATTEMPT == 0))", kind=Flaky)
+    ended, said, _ = run(given)
+    assert (ended.exit_code, ended.message) == (0, "done")
+    assert "host1: no answer" in said
+    assert [attempt.number for attempt in read(given.plan)] == [0, 2]
 
 
 def test_without_a_checkpoint_the_next_attempt_finds_an_empty_directory(tmp_path):

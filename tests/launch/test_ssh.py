@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from lmx.config.errors import RequestError
-from lmx.launch import Ssh, agent
+from lmx.launch import Ssh, agent, look
 from lmx.launch.code import snapshot
 from lmx.launch.drive import drive
+from lmx.launch.look import as_text
 from lmx.launch.plan import Plan, freeze, load, load_target
-from lmx.launch.ssh import differences, hosts_of, names_of
+from lmx.launch.ssh import coordinator_of, differences, hosts_of, names_of
 from tests.launch.programs import CHECKPOINT, POLICY, stub, until
 from tests.support import read_option
 
@@ -110,7 +111,7 @@ def test_two_hosts_from_the_command_to_the_result(hosts, tmp_path):
     tree = tree_of(
         hosts,
         tmp_path,
-        'echo "log of $TASK" >&2; echo $JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES',
+        'echo "log of $TASK" >&2; echo "{}" > "$RUN/summary.json"; echo $JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES',
         setup="echo made; touch here",
     )
     given = launched(tmp_path, tree)
@@ -126,6 +127,9 @@ def test_two_hosts_from_the_command_to_the_result(hosts, tmp_path):
     assert len(addresses) == 1
     assert addresses.pop().endswith(" 2\n")
     assert (tmp_path / "work" / "here").exists()
+    assert (tmp_path / "run" / "summary.json").read_text() == "{}\n"
+    status = as_text(look.status(given.plan.folder))
+    assert f"checkpoints on {hosts[0][0]}: {tmp_path}/work/runs/run" in status
     assert [p.read_text() for p in (tmp_path / "work" / "setup").glob("*.log")] == ["made\n"] * 2
     assert time.monotonic() - began < 120
 
@@ -214,6 +218,17 @@ def test_hosts_that_differ(changes, words):
     found = differences(target, [("a", first), ("b", second)], sends_lmx=False)
     assert len(found) == 1
     assert found[0].startswith(words)
+
+
+def test_a_name_that_leads_to_the_host_itself_is_no_address_for_others():
+    target = load_target(read_option("target", "ssh") | {"hosts": ["u@a", "b"], "code": "installed"})
+    assert coordinator_of(target, {"address": "10.0.0.1"}) == "10.0.0.1"
+    assert coordinator_of(target, {"address": "fd00::1"}) == "[fd00::1]"
+    assert coordinator_of(target, {"address": "127.0.0.1"}) == coordinator_of(target) == "a"
+    found = [(n, answer() | {"name": n, "own": "127.0.1.1", "address": "10.0.0.1"}) for n in "ab"]
+    assert differences(target, found, sends_lmx=True) == []
+    wrong = differences(target.model_copy(update={"devices": 1}), found, sends_lmx=True)
+    assert wrong[0].endswith("in its /etc/hosts: 10.0.0.1 a")
 
 
 def test_hosts_of_a_file(tmp_path):

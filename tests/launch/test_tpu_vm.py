@@ -23,9 +23,10 @@ from lmx.launch.gcloud import Cloud
 from lmx.launch.plan import Plan, freeze, load, load_target
 from lmx.launch.target import Seen, Task, log_file
 from lmx.launch.tpu_pod import create_words, name_of
-from lmx.launch.tpu_vm import MARK, _taken, ways
+from lmx.launch.tpu_vm import _taken
 from lmx.launch.tpu_vm_config import workers
 from lmx.launch.tpu_vm_dry import steps
+from lmx.launch.tpu_workers import MARK, ways
 from tests.launch.programs import CHECKPOINT, POLICY, stub, until
 from tests.launch.tpu_service import SSHD, Service
 from tests.support import ROOT, read_option

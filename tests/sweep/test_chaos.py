@@ -25,18 +25,19 @@ logging=quiet trainer.steps=60 checkpoint.every=10
 """
 
 
-def torment(folder, start, *, seed, every, timeout):
-    """Runs a sweep to its end while killing running jobs and drivers, in turn; the last driver's exit code."""
+def torment(folder, start, *, seed, timeout):
+    """Runs a sweep to its end while killing running jobs and drivers, in turn; the last driver's exit code.
+
+    Each kill waits until a number of jobs is done, however long that takes.
+    """
     rng = random.Random(seed)
+    due = sorted(rng.sample(range(1, JOBS - PODS), KILLS))
     process, kills, after = start(), 0, time.monotonic() + timeout
-    while True:
+    while (code := process.poll()) is None:
         assert time.monotonic() < after, "the sweep does not end"
-        try:
-            code = process.wait(rng.uniform(*every))
-            return code, kills
-        except subprocess.TimeoutExpired:
-            pass
-        if kills == KILLS:
+        time.sleep(0.05)
+        found = states(range(JOBS), read_events(folder))
+        if kills == KILLS or sum(state.status == "DONE" for state in found.values()) < due[kills]:
             continue
         if kills % 3 == 2:
             process.kill()
@@ -44,16 +45,15 @@ def torment(folder, start, *, seed, every, timeout):
             process = start()
             kills += 1
             continue
-        running = [
-            (n, s) for n, s in states(range(JOBS), read_events(folder)).items() if s.status == "RUNNING"
-        ]
+        running = [(n, s) for n, s in found.items() if s.status == "RUNNING"]
         if running:
             number, state = rng.choice(running)
-            found = members(attempt_dir(folder, number, state.attempt))
-            for pid in found:
+            alive = members(attempt_dir(folder, number, state.attempt))
+            for pid in alive:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            kills += bool(found)
+            kills += bool(alive)
+    return code, kills
 
 
 def check(folder, twin):
@@ -87,7 +87,7 @@ def test_cheap_jobs(tmp_path, monkeypatch):
     monkeypatch.setenv("CHEAP_PAUSE", "0.1")
     command = [sys.executable, "-m", "tests.sweep.drive", str(chaos), str(PODS)]
     start = lambda: subprocess.Popen(command)
-    code, kills = torment(chaos, start, seed=1, every=(0.3, 1.5), timeout=180)
+    code, kills = torment(chaos, start, seed=1, timeout=180)
     assert (code, kills) == (0, KILLS)
     check(chaos, twin)
 
@@ -113,6 +113,6 @@ def test_real_training(tmp_path):
             return run("chaos")
         return subprocess.Popen([*lmx, "resume", str(where["chaos"])], cwd=tmp_path, env=environment())
 
-    code, kills = torment(where["chaos"], start, seed=2, every=(3.0, 7.0), timeout=3600)
+    code, kills = torment(where["chaos"], start, seed=2, timeout=3600)
     assert (code, kills) == (0, KILLS)
     check(where["chaos"], where["twin"])
