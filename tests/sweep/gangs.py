@@ -36,7 +36,7 @@ esac; done
 JOB=$(dirname "$CONFIG")
 if [ "${{JAX_PROCESS_ID:-0}}" != 0 ]; then
   trap 'exit 75' TERM
-  while [ ! -e "$JOB/task-0.exit" ]; do sleep 0.1; done
+  until grep -q code "$JOB/task-0.exit"; do sleep 0.1; done
   exit 0
 fi
 mkdir -p "$RUN"
