@@ -172,7 +172,7 @@ def chat(composed: Any, run_dir: Path) -> None:
             raise ValueError(f"from={config.source}: has no tokenizer, so there is no text to talk in")
         sampling_knobs(loaded, config)
         steps = {"steps": SMOOTH} if sys.stdout.isatty() else {}
-        engine = make_engine(loaded, config.source, config.dtype, max_batch=1, **steps)
+        engine = make_engine(loaded, config.dtype, max_batch=1, **steps)
         talk = Conversation(config, loaded, engine)
     if watched:
         how = "its chat template" if talk.templated else "plain text, User: and Assistant:"

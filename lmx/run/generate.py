@@ -72,7 +72,7 @@ def generate(composed: Any, run_dir: Path) -> None:
         ]
         watched = config.output == "text" and len(asked) == 1
         steps = {"steps": SMOOTH} if watched and sys.stdout.isatty() else {}
-        engine = make_engine(loaded, config.source, config.dtype, max_batch=config.batch_size, **steps)
+        engine = make_engine(loaded, config.dtype, max_batch=config.batch_size, **steps)
         for request in asked:
             engine.check(request)
     began = time.perf_counter()
