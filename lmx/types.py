@@ -66,8 +66,9 @@ class KVCache(NamedTuple):
     inputs          tuple, one a place: what each convolution of the layer was given, by name, [.., B, 1, S, D]
     tokens_BS       int32, the ids at those positions
     lengths_B       int32, positions filled in each row, and rows may differ; other slots may hold anything
-    limits_B        int32, how long each row's sequence may become (as many positions as there are, unless the caller
-                    knows better): rotary frequencies that go by the length of the whole sequence go by this
+    limits_B        int32, how long each row's sequence will become (as many positions as there are, unless the caller
+                    says otherwise): rotary frequencies that go by the length of the whole sequence go by this, or by
+                    what a row has so far where that is more
 
     `forward` writes at `lengths` and adds its T to every length. A caller with ragged rows pads them on the right and
     gives `segments_BT`, 0 for padding: that is not kept, and lengths grow by the rest. A cache of exactly T positions

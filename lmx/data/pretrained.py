@@ -46,8 +46,7 @@ class PretrainedTokenizer(HuggingFaceTokenizer):
         super().__init__(str(folder / "tokenizer.json"), vocab_size=vocab_size, eos=eos, bos=bos)
         self.added_not_special = {text: i for text, (i, special) in known.items() if not special}
         self.generation = _json(folder / "generation_config.json")
-        model = _json(folder / "config.json")
-        self.eos_ids = _ids(self.generation.get("eos_token_id", model.get("eos_token_id")))
+        self.eos_ids = _ids(self.generation.get("eos_token_id", _model_eos(folder)))
         if not self.eos_ids and self.eos_id is not None:
             self.eos_ids = (self.eos_id,)
         first: int | None = self.eos_ids[0] if self.eos_ids else None
@@ -114,7 +113,7 @@ class PretrainedRanks(TiktokenTokenizer):
         )
         self.folder = folder
         self.generation = _json(folder / "generation_config.json")
-        ids = self.generation.get("eos_token_id", _json(folder / "config.json").get("eos_token_id"))
+        ids = self.generation.get("eos_token_id", _model_eos(folder))
         self.eos_ids = _ids(ids) or (() if self.eos_id is None else (self.eos_id,))
         first: int | None = self.eos_ids[0] if self.eos_ids else None
         self.eos_id: int | None = first if self.eos_id is None else self.eos_id
@@ -141,7 +140,7 @@ class IdsOnly:
         self.vocab_size, self.name = vocab_size, f"ids of {folder}"
         self.generation = _json(folder / "generation_config.json")
         ids = _ids(self.generation.get("eos_token_id"))
-        ids = ids or _ids(_json(folder / "config.json").get("eos_token_id"))
+        ids = ids or _ids(_model_eos(folder))
         self.eos_ids = tuple(i for i in ids if 0 <= i < vocab_size)
         self.eos_id: int | None = self.eos_ids[0] if self.eos_ids else None
         self.bos_id: int | None = None
@@ -212,6 +211,13 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds no object")
     return value
+
+
+def _model_eos(folder: Path) -> Any:
+    """`eos_token_id` of a model's config.json, or of the copy that a run keeps; null inside a text_config's too."""
+    told = _json(folder / "config.json") or _json(folder / "model_config.json")
+    ids = told.get("eos_token_id")
+    return (told.get("text_config") or {}).get("eos_token_id") if ids is None else ids
 
 
 def _text(token: Any) -> str:

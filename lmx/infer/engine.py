@@ -80,6 +80,8 @@ class Engine:
         self._prefill = jax.jit(partial(_prefill, model, chosen))
         self._grow = jax.jit(partial(_grow, model), static_argnums=1)
         self._decode = jax.jit(partial(_decode, model, chosen), donate_argnums=1)
+        self._refill = jax.jit(partial(_refill, model))
+        self._switches = model.config.rope_switches()
 
     def check(self, request: Request) -> None:
         """ValueError when the request cannot be honoured."""
@@ -115,6 +117,8 @@ class Engine:
                     one = Request(tokens=[0] * prompt, max_new_tokens=capacity - prompt)
                     state, controls, _ = self.start([one] * rows)
                     self.advance(state, controls, np.ones(rows, bool), 0)
+                    if self._switches:
+                        self._refill(self.params, self.start([one] * rows)[0], np.ones(rows, bool))
 
     def advance(
         self, state: Rows, controls: Controls, halted_B: np.ndarray, steps: int
@@ -166,7 +170,23 @@ class Engine:
             made_before = made
             halted = np.ones(state.done.shape, bool)
             halted[: len(requests)] = [part.ended for part in progress]
-            state, column = self.advance(state, controls, halted, self.steps)
+            state, steps = self._switched(state, [len(r.tokens) for r in requests] + made - 1, halted)
+            state, column = self.advance(state, controls, halted, steps)
+
+    def _switched(self, state: Rows, lengths_B: np.ndarray, halted_B: np.ndarray) -> tuple[Rows, int]:
+        """The state with the caches made anew of rows at a length where all positions are turned otherwise.
+
+        And steps until the next row is there, `steps` at most. As transformers does it in Phi-3.
+        """
+        steps = self.steps
+        for switch in self._switches:
+            left_B = np.where(halted_B[: len(lengths_B)], -1, switch - lengths_B)
+            if (left_B == 0).any():
+                crosses_B = np.zeros(halted_B.shape, bool)
+                crosses_B[: len(left_B)] = left_B == 0
+                state = self._refill(self.params, state, crosses_B)
+            steps = min([steps, *left_B[left_B > 0].tolist()])
+        return state, steps
 
 
 class _Progress:
@@ -235,7 +255,8 @@ def _prefill(
 ) -> tuple[Rows, Chosen]:
     """The prompts, padded on the right to one length, and the first token after each."""
     b, t = tokens_BT.shape
-    empty = model.init_cache(b, t)._replace(limits=controls.prompt + controls.limit)
+    empty = model.init_cache(b, t)
+    empty = empty._replace(limits=jnp.zeros_like(empty.limits))  # ropes go by what a row has so far
     real_BT = (jnp.arange(t) < controls.prompt[:, None]).astype(jnp.int32)
     out = model.forward(params, tokens_BT, segments_BT=real_BT, cache=empty)
     cache = out.cache
@@ -255,6 +276,25 @@ def _grow(model: Model, state: Rows, length: int) -> Rows:
 
     wanted = jax.eval_shape(lambda: model.init_cache(state.done.shape[0], length))
     return state._replace(cache=jax.tree.map(longer, state.cache, wanted))
+
+
+def _refill(model: Model, params: Tree, state: Rows, crosses_B: jax.Array) -> Rows:
+    """The same with keys and values of the rows that cross as in one pass over a sequence one token longer."""
+    cache = state.cache
+    b, s = cache.tokens.shape
+    real_BS = (jnp.arange(s) < cache.lengths[:, None]).astype(jnp.int32)
+    empty = model.init_cache(b, s)._replace(limits=cache.lengths + 1)
+    made = model.forward(params, cache.tokens, segments_BT=real_BS, cache=empty).cache
+    assert made is not None
+
+    def pick(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(crosses_B[:, None, None, None], new, old)  # [.., B, heads, positions, width]
+
+    held = {
+        name: jax.tree.map(pick, getattr(made, name), getattr(cache, name))
+        for name in ("keys", "values", "inputs")
+    }
+    return state._replace(cache=cache._replace(**held))
 
 
 def _decode(

@@ -225,6 +225,10 @@ class Model(Component):
         """Longest sequence that the model has positions for; None: any."""
         return None
 
+    def rope_switches(self) -> tuple[int, ...]:
+        """Lengths past which the model turns all of its positions otherwise."""
+        return ()
+
     def logical_axes(self) -> tuple[str, ...]:
         """Names of axes beyond those of `lmx.config.mesh.LOGICAL_AXES`, of which `mesh.rules` may speak."""
         return ()
@@ -285,6 +289,11 @@ class Decoder(Model):
     def max_length(self) -> int | None:
         """Longest sequence: the learned table's, or None."""
         return self.position.learned
+
+    def rope_switches(self) -> tuple[int, ...]:
+        """See `Model.rope_switches`."""
+        scalings = [rope.scaling for rope in self.position.ropes.values() if rope.scaling is not None]
+        return tuple(sorted({s.switches_after for s in scalings if s.switches_after is not None}))
 
     def attention_needs(self, compute_dtype: str) -> Needs:
         """What its layers ask of an attention kernel."""

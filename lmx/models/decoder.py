@@ -78,7 +78,9 @@ def _forward(
         cache = cache._replace(tokens=cache.tokens.at[rows, positions_BT].set(tokens_BT))
     keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
     x_BTD = embed(network, params["embedding"], tokens_BT, positions_BT, cache, keys[0])
-    limits_B = None if cache is None else cache.limits
+    limits_B = None
+    if cache is not None and filling is not None:
+        limits_B = jnp.maximum(cache.limits, cache.lengths + filling.counts)
     ropes = rope_tables(network.config, tokens_BT.shape[1], positions_BT, segments_BT, limits_B)
     context = Context(positions_BT, segments_BT, ropes, filling)
     filled: list[CacheSlot] = []

@@ -69,7 +69,7 @@ def rope_tables(
     segments_BT: jax.Array | None,
     limits_B: jax.Array | None,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """(cos, sin) of each rope that a layer uses. `limits` are the cache's."""
+    """(cos, sin) of each rope that a layer uses. `limits`: how long the rows of a cache are."""
     used = {name: config.position.ropes[name] for name in sorted(set(config.position.pattern) - {"none"})}
     # Constants while they are short; a program should not carry the tables of 100,000 positions along.
     known = np if n_tokens <= 4096 else jnp

@@ -28,6 +28,11 @@ class RopeScaling(Component):
         """
         raise NotImplementedError(f"{type(self).__name__}.scale")
 
+    @property
+    def switches_after(self) -> int | None:
+        """Length past which frequencies are others at once, so that a cache has to be made anew there; None: none."""
+        return None
+
 
 class LinearScaling(RopeScaling):
     """Positions divided by `factor` (arXiv:2306.15595)."""
@@ -97,6 +102,11 @@ class LongRopeScaling(RopeScaling):
     long_factors: list[PositiveReal] = field("divisors for longer sequences")
     original_length: Positive = field("context of pre-training", unit="tokens")
     attention_factor: PositiveReal = field("factor of cos and sin, for short sequences too")
+
+    @property
+    def switches_after(self) -> int | None:
+        """See `RopeScaling.switches_after`."""
+        return self.original_length
 
     def scale(self, inv: np.ndarray, theta: float, length: Length) -> tuple[Frequencies, float]:
         """See `RopeScaling.scale`."""

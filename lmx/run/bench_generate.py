@@ -67,7 +67,7 @@ def bench_generate(config: BenchGenerate) -> list[dict[str, Any]]:
 def _engine(config: BenchGenerate) -> Engine:
     if config.source is not None:
         loaded = load(config.source, config.dtype)
-        return make_engine(loaded, config.source, config.dtype)
+        return make_engine(loaded, config.dtype)
     mesh = make_mesh(config.mesh)
     cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     if cpu and hasattr(config.model, "layer_loop"):

@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from lmx.config.errors import RequestError, requests
+from lmx.data.chat import as_message
 from lmx.infer.engine import Engine
 from lmx.infer.requests import Request, Result
 from lmx.run.engine import encode_prompt, make_engine
@@ -24,6 +25,7 @@ from lmx.run.generate import SMOOTH
 from lmx.run.infer_config import ChatConfig
 from lmx.run.load import Loaded, load
 from lmx.run.sampling import sampling_knobs
+from lmx.run.templates import templated_ids
 
 HELP = """\
   /system TEXT          begin anew with this system message (without TEXT: with none)
@@ -38,6 +40,7 @@ _PLAIN_STOP = "\nUser:"
 _SETTINGS = (
     *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
     *("frequency_penalty", "logit_bias", "stop", "stop_tokens", "seed", "ignore_eos", "generation_config"),
+    *("tools", "chat_template_kwargs"),
 )
 
 
@@ -63,10 +66,7 @@ class Conversation:
         """The conversation as the model reads it, up to its reply; ValueError where the template refuses."""
         tokenizer = self.loaded.tokenizer
         if self.templated:
-            return [
-                int(i)
-                for i in tokenizer.encode(tokenizer.render_chat(self.messages, add_generation_prompt=True))
-            ]
+            return templated_ids(tokenizer, self.messages, self.config)
         names = {"user": "User", "assistant": "Assistant"}
         lines = [
             f"{names[m['role']]}: {m['content']}\n" if m["role"] in names else f"{m['content']}\n\n"
@@ -82,7 +82,7 @@ class Conversation:
         except BaseException:
             self.messages.pop()
             raise
-        self.messages.append({"role": "assistant", "content": reply})
+        self.messages.append(as_message(reply) if self.templated else {"role": "assistant", "content": reply})
         return reply
 
     def _reply(self) -> str:
@@ -160,6 +160,13 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _check_templated(loaded: Loaded, config: ChatConfig) -> None:
+    """ValueError for what is meant for a chat template where there is none."""
+    for key in ("tools", "chat_template_kwargs"):
+        if getattr(config, key) is not None and getattr(loaded.tokenizer, "template", None) is None:
+            raise ValueError(f"{key}: from={config.source} has no chat template")
+
+
 def chat(composed: Any, run_dir: Path) -> None:
     """Reads messages and commands from stdin until it ends; in a pipe, the first error ends it too (exit code 2)."""
     config: ChatConfig = composed.config
@@ -171,8 +178,9 @@ def chat(composed: Any, run_dir: Path) -> None:
         if loaded.tokenizer is None:
             raise ValueError(f"from={config.source}: has no tokenizer, so there is no text to talk in")
         sampling_knobs(loaded, config)
+        _check_templated(loaded, config)
         steps = {"steps": SMOOTH} if sys.stdout.isatty() else {}
-        engine = make_engine(loaded, config.source, config.dtype, max_batch=1, **steps)
+        engine = make_engine(loaded, config.dtype, max_batch=1, **steps)
         talk = Conversation(config, loaded, engine)
     if watched:
         how = "its chat template" if talk.templated else "plain text, User: and Assistant:"

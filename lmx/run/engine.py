@@ -10,15 +10,12 @@ import jax.numpy as jnp
 from lmx.infer.engine import Engine
 from lmx.infer.prepare import prepare
 from lmx.run.build import build_model, for_inference, use_compile_cache
-from lmx.run.load import Loaded, context_length
+from lmx.run.load import Loaded
 from lmx.sharding import make_mesh
 
 
-def make_engine(loaded: Loaded, source: str, dtype: str, **knobs: Any) -> Engine:
-    """The engine of a model; on one CPU device it takes the parameters over, and `loaded` keeps none.
-
-    `source` is where it was loaded from: a HuggingFace directory says how long its context is.
-    """
+def make_engine(loaded: Loaded, dtype: str, **knobs: Any) -> Engine:
+    """The engine of a model; on one CPU device it takes the parameters over, and `loaded` keeps none."""
     use_compile_cache(loaded.config.trainer.compile_cache)
     model, params = loaded.model, loaded.params
     mesh = make_mesh(loaded.config.mesh)
@@ -31,7 +28,7 @@ def make_engine(loaded: Loaded, source: str, dtype: str, **knobs: Any) -> Engine
         loaded.params = None
     tokenizer = loaded.tokenizer
     known = None if tokenizer is None else tokenizer.vocab_size
-    return Engine(model, params, tokenizer, vocab_size=known, max_length=context_length(source), **knobs)
+    return Engine(model, params, tokenizer, vocab_size=known, max_length=loaded.max_length, **knobs)
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:

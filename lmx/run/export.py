@@ -12,9 +12,10 @@ from lmx.config.errors import RequestError, requests
 from lmx.data.huggingface_files import write_tokenizer
 from lmx.models.config import Decoder
 from lmx.models.hf.checkpoint import write_checkpoint
+from lmx.models.hf.read import Found
 from lmx.run.export_config import ExportConfig
 from lmx.run.load import Loaded, find, load
-from lmx.run.origin import origin_config
+from lmx.run.origin import origin_of
 
 
 def export(composed: Any, run_dir: Path) -> None:
@@ -31,7 +32,7 @@ def export(composed: Any, run_dir: Path) -> None:
         model = source.config.model
         if not isinstance(model, Decoder):
             raise RequestError(f"from={config.source}: its model is a {type(model).__name__}, not a Decoder")
-        origin = origin_config(source.run, getattr(model, "init_from", None))
+        origin = origin_of(source.run, getattr(model, "init_from", None), needed=True)
         loaded = load(config.source, "float32", which=config.which, weights=config.weights)
         writing = target.with_name(f".{target.name}.writing-{os.getpid()}")
         writing.mkdir(parents=True)
@@ -43,7 +44,7 @@ def export(composed: Any, run_dir: Path) -> None:
                 loaded.params,
                 dtype=config.dtype,
                 shard_bytes=config.shard_bytes,
-                prefer=origin.get("model_type"),
+                prefer=None if origin is None else origin.family.model_type,
                 more={"max_position_embeddings": _context(loaded, origin), **_special_ids(loaded)},
             )
             tokenizer = write_tokenizer(writing, source.config.tokenizer, loaded.tokenizer)
@@ -64,10 +65,10 @@ def export(composed: Any, run_dir: Path) -> None:
         print(f"no tokenizer: {tokenizer}")
 
 
-def _context(loaded: Loaded, origin: dict[str, Any]) -> int:
+def _context(loaded: Loaded, origin: Found | None) -> int:
     """`max_position_embeddings`: the learned table's length, what the model came with, or what it was trained at."""
     learned = loaded.config.model.max_length()
-    return learned or origin.get("max_position_embeddings") or loaded.config.trainer.sequence_length
+    return learned or (origin and origin.length) or loaded.config.trainer.sequence_length
 
 
 def _special_ids(loaded: Loaded) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lmx.run.engine import encode_prompt, make_engine
 from lmx.run.infer_config import GenerateConfig
 from lmx.run.load import Loaded, load
 from lmx.run.sampling import new_tokens, sampling_knobs
+from lmx.run.templates import templated_ids
 
 SMOOTH = 4
 """Tokens between two pieces of text that a person watches coming."""
@@ -47,6 +48,12 @@ def read_prompts(config: GenerateConfig, loaded: Loaded) -> list[Prompt]:
             raise RequestError(f"prompts_file={path}: {where} empty; a prompt needs at least one token")
     else:
         texts = [config.prompt or ""]
+    if config.prompt_as == "message":
+        said = [[{"role": "user", "content": text}] for text in texts]
+        return [
+            Prompt(text, templated_ids(loaded.tokenizer, messages, config))
+            for text, messages in zip(texts, said, strict=True)
+        ]
     return [Prompt(text, encode_prompt(loaded.tokenizer, text)) for text in texts]
 
 
@@ -72,7 +79,7 @@ def generate(composed: Any, run_dir: Path) -> None:
         ]
         watched = config.output == "text" and len(asked) == 1
         steps = {"steps": SMOOTH} if watched and sys.stdout.isatty() else {}
-        engine = make_engine(loaded, config.source, config.dtype, max_batch=config.batch_size, **steps)
+        engine = make_engine(loaded, config.dtype, max_batch=config.batch_size, **steps)
         for request in asked:
             engine.check(request)
     began = time.perf_counter()
@@ -99,7 +106,8 @@ def _stream(
             continue
         waiting[delta.index] = waiting.get(delta.index, "") + delta.text
         while turn < len(asked) and turn in waiting:
-            start = "" if begun else prompts[turn // config.n].text or ""
+            shown = not begun and config.prompt_as == "text"
+            start = prompts[turn // config.n].text or "" if shown else ""
             print(start + waiting.pop(turn), end="", flush=True)
             begun = True
             if results[turn] is None:

@@ -14,7 +14,7 @@ from lmx.infer.requests import Request
 from lmx.infer.score import Scorer
 from lmx.run.engine import encode_prompt, make_engine
 from lmx.run.infer_config import EvalConfig
-from lmx.run.load import Loaded, context_length, load
+from lmx.run.load import Loaded, load
 from lmx.run.sampling import OFF
 
 UNLIMITED = 2048
@@ -59,9 +59,9 @@ class Judged:
         if loaded.tokenizer is None:
             raise ValueError(f"from={config.source}: has no tokenizer, so tasks cannot be read")
         self.config, self.tokenizer = config, loaded.tokenizer
-        own = loaded.config.model.max_length() or context_length(config.source) or UNLIMITED
+        own = loaded.max_length or UNLIMITED
         self.max_length = min(own, config.sequence_length or own)
-        self.engine = make_engine(loaded, config.source, config.dtype, max_batch=config.batch_size)
+        self.engine = make_engine(loaded, config.dtype, max_batch=config.batch_size)
         self.scorer = Scorer(
             self.engine.model, self.engine.params, max_length=self.max_length, batch_size=config.batch_size
         )

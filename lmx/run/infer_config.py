@@ -11,7 +11,7 @@ from lmx.config.component import Config, Fault, field
 from lmx.config.mesh import Mesh
 from lmx.config.types import Count, Flag, Fraction, NonNegative, Positive, PositiveReal, Real, Text
 from lmx.data import Data
-from lmx.run.places import folder_faults, prompts_faults, source_faults
+from lmx.run.places import folder_faults, prompts_faults, source_faults, tools_faults
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -61,10 +61,15 @@ class Sampling(Config):
     )
     ignore_eos: Flag = field("go on after the end-of-text token")
 
+    tools: Text | None = field("JSON file with a list of the tools' schemas, for the chat template")
+    chat_template_kwargs: dict[Text, Any] | None = field(
+        "variables of the chat template", example="{enable_thinking: false}"
+    )
+
     @classmethod
     def faults(cls, node: Mapping[str, Any]) -> list[Fault]:
         """Files that are not there."""
-        return source_faults(node) + prompts_faults(node)
+        return source_faults(node) + prompts_faults(node) + tools_faults(node)
 
 
 class GenerateConfig(Sampling):
@@ -73,6 +78,9 @@ class GenerateConfig(Sampling):
     prompt: Text | None = field("text to go on from")
     prompt_tokens: list[Count] | None = field("ids to go on from")
     prompts_file: Text | None = field("file with a prompt a line")
+    prompt_as: Literal["text", "message"] = field(
+        "text: as it is; message: what a user says, in the model's chat template"
+    )
     n: Positive = field("continuations of each prompt")
     logprobs: Count | None = field(
         "log-probabilities of the chosen tokens and of this many best ones (at most 20), with output=json; null: none"
@@ -91,6 +99,15 @@ class GenerateConfig(Sampling):
                     f"exactly one of prompt, prompt_tokens, prompts_file is needed, but there {said}",
                     "prompt='def '",
                 )
+            ]
+        templated = [k for k in ("tools", "chat_template_kwargs") if getattr(self, k) is not None]
+        if self.prompt_as == "text" and templated:
+            return [
+                (templated[0], "is for the chat template, and prompt_as=text uses none", "prompt_as=message")
+            ]
+        if self.prompt_as == "message" and self.prompt_tokens is not None:
+            return [
+                ("prompt_as", "is message, but prompt_tokens are ids, not what a user says", "prompt_as=text")
             ]
         if self.prompt == "" or self.prompt_tokens == []:
             return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,6 +28,7 @@ from lmx.models import hf
 from lmx.models.model import Model
 from lmx.run.build import build_model, for_inference
 from lmx.run.config import TrainConfig
+from lmx.run.origin import origin_of
 from lmx.sharding import make_mesh
 from lmx.types import Tree
 
@@ -178,19 +178,23 @@ def find(path: str | Path, which: Which = "last") -> Source:
     )
 
 
-def context_length(path: str | Path) -> int | None:
-    """Positions that a HuggingFace directory's model was made for; None for a run, which knows by itself."""
-    file = Path(path).expanduser() / "config.json"
-    if not file.is_file():
+def context_length(source: Source) -> int | None:
+    """Positions that a model was made for, as the config.json says that it came with; None: no limit is known.
+
+    A run that began from a HuggingFace directory and was trained on longer sequences was made for those.
+    """
+    found = source.checkpoint or origin_of(
+        source.run, getattr(source.config.model, "init_from", None), needed=False
+    )
+    if found is None or found.context is None:
         return None
-    told = json.loads(file.read_text(encoding="utf-8"))
-    told = told | (told.get("text_config") or {})
-    return told.get("max_position_embeddings") or told.get("n_positions")
+    trained = source.config.trainer.sequence_length if source.checkpoint is None else 0
+    return max(found.context, trained)
 
 
 def _pretrained_config(path: Path, found: hf.Found) -> TrainConfig:
     """What `lmx train` would make of a HuggingFace directory, its context as long as the model's, at most 2048."""
-    length = min(found.config.max_length() or found.raw.get("max_position_embeddings") or 2048, 2048)
+    length = min(found.config.max_length() or found.context or 2048, 2048)
     overrides = ["model=pretrained", f"model.init_from={write_value(str(path))}", "tokenizer=pretrained"]
     return compose("train", [*overrides, f"trainer.sequence_length={length}"], schema=TrainConfig).config
 
@@ -216,11 +220,18 @@ def load(
     shardings = param_tree.shardings(model.specs, devices, config.mesh.rules)
     if source.checkpoint is not None:
         params = hf.load_params(source.run, source.checkpoint, model.specs, shardings, dtype)
-        context = context_length(source.run)
-        return Loaded(config, model, kernels, params, config.tokenizer.build(), 0, context)
+        return Loaded(config, model, kernels, params, config.tokenizer.build(), 0, context_length(source))
     abstract = param_tree.abstract(model.specs, jnp.dtype(dtype), shardings)
     kept = weights
     if kept == "auto":
         kept = "params" if config.optimizer.ema_decay is None else "ema"
     restored = Checkpoints(source.run / "checkpoints").restore_params(abstract, source.which, weights=kept)
-    return Loaded(config, model, kernels, restored.state, config.tokenizer.build(), restored.step)
+    return Loaded(
+        config,
+        model,
+        kernels,
+        restored.state,
+        config.tokenizer.build(),
+        restored.step,
+        context_length(source),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from lmx.config.errors import RequestError
 from lmx.data.kept import FOLDER, keep_tokenizer
+from lmx.models.hf.keys import read_json
+from lmx.models.hf.read import Found, parse_config
 
 CONFIG = "model_config.json"
 """In RUN/pretrained: the config.json of the HuggingFace directory that the parameters came from."""
@@ -26,24 +27,25 @@ def keep_origin(tree: Mapping[str, Any], run: Path) -> None:
         shutil.copyfile(file, kept)
 
 
-def origin_config(run: Path, init_from: str | None) -> dict[str, Any]:
-    """The config.json that a model came with, {} where it came with none.
+def origin_of(run: Path, init_from: str | None, *, needed: bool) -> Found | None:
+    """What the config.json says that a model came with; None where it came with none.
 
-    RequestError where the run did not keep it, and the directory it began from is gone.
+    Where the run did not keep it, and the directory it began from is gone: RequestError if it is needed, else None.
     """
-    kept = run / FOLDER / CONFIG
-    file: Path | None = kept
-    if not kept.is_file():
+    file: Path | None = run / FOLDER / CONFIG
+    if not file.is_file():
         if init_from is None:
-            return {}
+            return None
         folder = Path(init_from).expanduser()
+        if not folder.exists() and not needed:
+            return None
         if not folder.exists():
             raise RequestError(
                 f"from={run}: began from model.init_from={init_from}, which is gone, so what its config.json said "
-                f"of the model is not known\n    fix: put the directory back, or copy its config.json to {kept}"
+                f"of the model is not known\n    fix: put the directory back, or copy its config.json to {file}"
             )
         file = _config_file(folder)
-    return {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    return None if file is None else parse_config(read_json(file), file)
 
 
 def _config_file(origin: Path) -> Path | None:

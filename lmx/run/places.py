@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +75,22 @@ def prompts_faults(node: Mapping[str, Any], key: str = "prompts_file") -> list[F
         return [Fault(key, "is empty; a prompt needs at least one token")]
     if not all(lines):
         return [Fault(key, f"line {lines.index('') + 1} is empty; a prompt needs at least one token")]
+    return []
+
+
+def tools_faults(node: Mapping[str, Any], key: str = "tools") -> list[Fault]:
+    """Of a key that names a JSON file with a list of objects, or is null."""
+    value = node.get(key)
+    if not isinstance(value, str):
+        return []
+    try:
+        told = json.loads(Path(value).expanduser().read_text(encoding="utf-8"))
+    except OSError:
+        return [Fault(key, "is no file that can be read", near(value))]
+    except ValueError as error:
+        return [Fault(key, f"is no JSON: {error}")]
+    if not isinstance(told, list) or not all(isinstance(tool, dict) for tool in told):
+        return [Fault(key, "holds no list of objects, one a tool")]
     return []
 
 

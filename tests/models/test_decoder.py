@@ -197,7 +197,7 @@ def test_cached_equals_uncached(variant):
 
 
 @pytest.mark.parametrize("name", ["longrope", "dynamic"])
-def test_ropes_by_length_go_by_a_rows_limit(name):
+def test_ropes_by_length_go_by_what_a_row_will_become(name):
     """Whatever room the cache has, and whatever is in the other rows: 5 tokens of 5, and 5 of what will be 9."""
     option, changes = VARIANTS[name]
     config = model_config(option, small | changes | {"initializer.residual": "plain"})

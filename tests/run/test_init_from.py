@@ -60,7 +60,9 @@ def test_a_run_needs_nothing_of_the_directory_it_began_from(tmp_path, capsys):
     began.rename(tmp_path / "gone")
     (tmp_path / "one").rename(tmp_path / "elsewhere")
     for name in ("elsewhere", "two"):
-        vocabulary = open_model(tmp_path / name).vocabulary
+        opened = open_model(tmp_path / name)
+        assert opened.max_length == 256
+        vocabulary = opened.vocabulary
         assert vocabulary.encode("to be or not").tolist() == encoded
         assert vocabulary.eos_ids == (7, 9)
         assert run(["export", f"from={tmp_path / name}", f"to={tmp_path / f'{name}.out'}"]) == 0

@@ -19,15 +19,21 @@ from lmx.models.hf.families import FAMILIES
 from lmx.models.hf.family import Family
 from lmx.models.hf.fields import alike, decided
 from lmx.models.hf.keys import CONFIG
+from lmx.models.hf.multimodal import parts
 from lmx.models.hf.read import Found, parse_config
 from lmx.models.hf.tensors import Progress, bind, check, check_tied, load, size, written
 from lmx.params import named_params
 from lmx.types import Tree
 
 
-def _entries(folder: Path, family: Family) -> dict[str, Entry]:
-    """The tensors of a checkpoint, `prefix` put before names where it was left off."""
-    entries = find_tensors(folder)
+def _entries(folder: Path, found: Found) -> dict[str, Entry]:
+    """The tensors of a checkpoint by their names in its family, `prefix` put before those where it was left off."""
+    entries, family = find_tensors(folder), found.family
+    if found.wrapper is not None:
+        kept, aside = parts(found.wrapper, entries)
+        entries = {theirs: entries[name] for name, theirs in kept.items()}
+        if aside:
+            print(f"{folder}: {aside}", file=sys.stderr)
     if any(name.startswith(family.prefix) for name in entries):
         return entries
     return {name if name.startswith("lm_head.") else family.prefix + name: e for name, e in entries.items()}
@@ -49,7 +55,7 @@ def load_params(
     """
     folder = Path(folder)
     config = config or found.config
-    entries = _entries(folder, found.family)
+    entries = _entries(folder, found)
     quantised = found.raw.get("quantization_config")
     if quantised is not None:
         entries = found.family.quantised[quantised["quant_method"]](entries, quantised, folder)

@@ -50,11 +50,13 @@ ACTIVATIONS = {
 class Keys:
     """The keys of a `config.json`, each taken once; `finish` refuses what nobody took.
 
-    Errors are RequestErrors that name file, key and value.
+    `taken` has their values, the family's own where the file says nothing. Errors are RequestErrors that name file,
+    key and value.
     """
 
     def __init__(self, raw: dict[str, Any], where: str | Path) -> None:
         self.raw, self.where = dict(raw), where
+        self.taken: dict[str, Any] = {}
         self._left = set(raw) - IRRELEVANT
 
     def __contains__(self, name: str) -> bool:
@@ -63,11 +65,11 @@ class Keys:
     def take(self, name: str, default: Any = REQUIRED) -> Any:
         """The value of a key; `default` where it is absent, an error where there is none."""
         self._left.discard(name)
-        if name in self.raw:
-            return self.raw[name]
-        if default is REQUIRED:
+        value = self.raw.get(name, default)
+        if value is REQUIRED:
             raise RequestError(f"{self.where}: lacks {name}")
-        return default
+        self.taken[name] = value
+        return value
 
     def given(self, name: str, default: Any) -> Any:
         """Like `take`; null counts as absent."""

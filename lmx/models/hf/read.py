@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from lmx.config.errors import RequestError
+from lmx.io.safetensors import find_tensors
 from lmx.models.config import Decoder
 from lmx.models.hf.families import FAMILIES
 from lmx.models.hf.family import Family
 from lmx.models.hf.fields import to_decoder
 from lmx.models.hf.keys import CONFIG, Keys, read_json
+from lmx.models.hf.multimodal import WRAPPERS, Wrapper, settle_tie, text_config
+from lmx.models.position import DynamicScaling, LinearScaling, YarnScaling
 
 WEIGHTS = (
     "model.safetensors",
@@ -29,13 +32,32 @@ class Found(NamedTuple):
     family  whose checkpoint it is
     config  the Decoder that it describes
     fields  the same as a nested dict, without what a checkpoint does not decide (initial values, dropout, loops)
-    raw     the file
+    raw     the file; of a model that also sees, its text model's
+    wrapper of a model that also sees: which kind
+    length  max_position_embeddings, the family's own where the file does not say it
     """
 
     family: Family
     config: Decoder
     fields: dict[str, Any]
     raw: dict[str, Any]
+    wrapper: Wrapper | None = None
+    length: int | None = None
+
+    @property
+    def context(self) -> int | None:
+        """Positions that the model was made for, with a rope that is stretched beyond `length`; None: not known."""
+        ropes = list(self.config.position.ropes.values())
+        if (
+            self.length is None or len(ropes) != 1
+        ):  # of several ropes, the length counts what one is stretched by
+            return self.length
+        match ropes[0].scaling:
+            case LinearScaling(factor=factor) | DynamicScaling(factor=factor):
+                return int(self.length * factor)
+            case YarnScaling(factor=factor, original_length=original):
+                return max(self.length, int(original * factor))
+        return self.length
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -53,15 +75,21 @@ def read_config(folder: str | Path) -> Found:
         raise RequestError(
             f"{folder}: has no {CONFIG}, without which the weights have no meaning; copy it too"
         )
-    return parse_config(read_json(path), path)
+    raw = read_json(path)
+    if raw.get("model_type") in WRAPPERS and any((folder / name).is_file() for name in WEIGHTS):
+        raw = settle_tie(raw, find_tensors(folder))
+    return parse_config(raw, path)
 
 
 def parse_config(raw: dict[str, Any], where: str | Path) -> Found:
     """See `read_config`."""
-    kind = raw.get("model_type")
+    kind, wrapper = raw.get("model_type"), WRAPPERS.get(raw.get("model_type", ""))
+    if wrapper is not None:
+        raw, kind = text_config(raw, where), wrapper.text
     if kind not in FAMILIES:
         told = "lacks model_type" if kind is None else f"model_type={json.dumps(kind)} is not known"
-        raise RequestError(f"{where}: {told}; known are {', '.join(FAMILIES)}")
+        known = ", ".join([*FAMILIES, *WRAPPERS])
+        raise RequestError(f"{where}: {told}; known are {known}")
     family = FAMILIES[kind]
     keys = Keys(raw, where)
     quantised = keys.take("quantization_config", None)
@@ -77,7 +105,8 @@ def parse_config(raw: dict[str, Any], where: str | Path) -> Found:
     try:
         fields = family.read(keys)
         keys.finish()
-        return Found(family, to_decoder(fields), fields, raw)
+        length = keys.taken.get("max_position_embeddings") or keys.taken.get("n_positions")
+        return Found(family, to_decoder(fields), fields, raw, wrapper, length)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
