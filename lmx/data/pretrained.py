@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lmx.config.foreign import parse_json
 from lmx.data.chat import Template
 from lmx.data.published_ranks import recognise
 from lmx.data.tokenizers import (
@@ -203,7 +203,7 @@ def _holds_ranks(file: Path) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -19,6 +19,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lmx.config.foreign import is_inside, parse_json
+
 if TYPE_CHECKING:
     from lmx.data.tokenizers import TokenizerImpl
 
@@ -240,20 +242,51 @@ def _other_tokenizer(directory: Path, index: dict[str, Any], tokenizer: Tokenize
     )
 
 
+def _sound(index: Any) -> dict[str, Any]:
+    """An index of the right form; KeyError, TypeError or ValueError where it is none."""
+    if not isinstance(index, dict):
+        raise ValueError("no object")
+    if index.get("version") != VERSION:
+        return index
+    for entry in index["shards"]:
+        if not is_inside(entry["file"]) or not isinstance(entry["tokens"], int) or "sha256" not in entry:
+            raise ValueError("a shard's name leads elsewhere, or its size is no number")
+    if not index["shards"] or not isinstance(index["max_token"], int):
+        raise ValueError("there is no shard, or no largest token")
+    if index["tokenizer"] is not None and not (
+        isinstance(index["tokenizer"], str) and isinstance(index["vocab_size"], int)
+    ):
+        raise ValueError("its tokenizer is no hash")
+    return index
+
+
+def _documents(path: Path) -> np.ndarray:
+    """A shard's table of documents; ValueError where it is none. No more is read than the file holds."""
+    try:
+        table = np.array(np.load(path, mmap_mode="r"))
+    except (ValueError, EOFError, OverflowError) as error:
+        raise ValueError(f"data.path: {path} is damaged ({error}); prepare the data again") from None
+    if table.dtype != DOCUMENT or table.ndim != 1:
+        raise ValueError(f"data.path: {path} is damaged: no table of documents; prepare the data again")
+    return table
+
+
 def open_prepared(directory: Path, tokenizer: TokenizerImpl, *, vocab_size: int) -> Prepared:
     """Opens what `prepare` made; ValueError when it is unfinished, damaged, or of another tokenizer.
 
     Where the index records no tokenizer (the documents were ids already), ids need only be below `vocab_size`.
     """
     try:
-        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
+        index = _sound(parse_json((directory / INDEX).read_bytes()))
     except FileNotFoundError:
         raise ValueError(
             f"data.path: {directory} has no {INDEX}; its preparation did not finish: run lmx data "
             "prepare again"
         ) from None
-    except ValueError:
-        raise ValueError(f"data.path: {directory / INDEX} is not JSON; prepare the data again") from None
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"data.path: {directory / INDEX} is damaged: not the JSON that was written; prepare the data again"
+        ) from None
     if index.get("version") != VERSION:
         raise ValueError(
             f"data.path: {directory / INDEX} has another version than {VERSION}; prepare the data again"
@@ -271,7 +304,7 @@ def open_prepared(directory: Path, tokenizer: TokenizerImpl, *, vocab_size: int)
         path = directory / entry["file"]
         try:
             shard = open_shard(str(path), layout="headed", vocab_size=vocab_size)
-            table = np.load(path.with_suffix(".documents.npy"))
+            table = _documents(path.with_suffix(".documents.npy"))
         except FileNotFoundError as error:
             raise ValueError(f"data.path: {error.filename} is missing; prepare the data again") from None
         intact = shard.tokens == entry["tokens"] == int(table["length"].sum(dtype=np.int64))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from lmx.config.foreign import parse_json
 from lmx.data.files import find_files
 from lmx.data.stretches import (
     LONG,
@@ -224,8 +225,8 @@ class JsonLinesFiles(DelimitedFiles):
 
     def _document(self, line: bytes, place: str) -> Document:
         try:
-            record = json.loads(line)
-        except (ValueError, UnicodeDecodeError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise ValueError(f"data.path: {place}: not a line of JSON: {error}") from None
         text = _field(record, self.field, "data.field", place)
         if self.prompt_field is None:
@@ -344,7 +345,7 @@ class ArrayRecordFiles:
             return Document(record, b"", place)
         if self.record == "json":
             try:
-                text = _field(json.loads(record), self.field, "data.field", place)
+                text = _field(parse_json(record), self.field, "data.field", place)
             except json.JSONDecodeError as error:
                 raise ValueError(f"data.record=json, but {place} is not JSON: {error}") from None
             return Document(text.encode("utf-8", "surrogatepass"), b"", place)

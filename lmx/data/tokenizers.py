@@ -298,19 +298,31 @@ def _read_text(path: str, what: str) -> str:
         raise ValueError(f"tokenizer.path={path} cannot be read as {what}: {error}") from None
 
 
+MOST_RANKS = 2**31 - 1
+"""The largest rank: ids are int32."""
+
+
 def load_ranks(path: str) -> dict[bytes, int]:
     """The ranks of a tiktoken file (a line a token: base64, space, rank); ValueError naming a bad line."""
     ranks: dict[bytes, int] = {}
+    taken: set[int] = set()
     for number, line in enumerate(_read_text(path, "a tiktoken ranks file").splitlines(), 1):
         if not line.strip():
             continue
         try:
             token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            value = int(rank)
+            ranks[base64.b64decode(token, validate=True)] = value
         except ValueError:
             raise ValueError(
                 f"tokenizer.path={path}: line {number} is not 'base64 rank'; is this a tiktoken ranks file?"
             ) from None
+        if not 0 <= value <= MOST_RANKS or value in taken:
+            why = "was given before" if value in taken else f"is none of 0 to {MOST_RANKS:,}"
+            raise ValueError(
+                f"tokenizer.path={path}: line {number}: rank {value} {why}; take a whole ranks file"
+            )
+        taken.add(value)
     if not ranks:
         raise ValueError(f"tokenizer.path={path} is empty; give a tiktoken ranks file")
     return ranks

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lmx.config.foreign import parse_json
+
 HASH_THREADS = 4
 _BLOCK = 1 << 22
 
@@ -84,7 +86,7 @@ def to_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -
 def read_json(path: Path) -> Any:
     """The contents of a JSON file, or None where it is missing or not whole."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
 

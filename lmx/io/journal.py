@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import parse_json
 
 _LOCK, _LOG = "driver.lock", "events.jsonl"
 _LOOKS_END = 10.0
@@ -90,7 +91,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     found = []
     for line in text.splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict):

@@ -14,10 +14,11 @@ attempt so far: start, training, input, evaluate, sample, save.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from lmx.config.foreign import parse_json
 
 MODULUS = 1 << 64
 KINDS = ("start", "training", "input", "evaluate", "sample", "save")
@@ -112,7 +113,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in text.splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict) and "event" in record:

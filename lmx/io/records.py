@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lmx.config.foreign import parse_json
 from lmx.io.files import read_json
 
 _TAIL = 1 << 18
@@ -18,7 +18,7 @@ def parse_rows(text: str) -> list[dict[str, Any]]:
     rows = []
     for line in text.splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict) and "step" in row:

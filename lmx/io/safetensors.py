@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import is_inside, parse_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES: dict[str, np.dtype] = {
@@ -65,11 +66,13 @@ def read_header(file: Path) -> dict[str, Entry]:
             (length,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
             if size < 8 or length > min(size - 8, _HEADER_LIMIT):
                 raise RequestError(f"{file}: is truncated, or no safetensors file; copy it again")
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
     except FileNotFoundError:
         raise RequestError(f"{file}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        raise RequestError(f"{file}: its header is damaged; copy it again") from None
+    except json.JSONDecodeError:
+        header = None
+    if not isinstance(header, dict):
+        raise RequestError(f"{file}: its header is damaged; copy it again")
     header.pop("__metadata__", None)
     entries = {}
     for name, told in header.items():
@@ -78,6 +81,11 @@ def read_header(file: Path) -> dict[str, Entry]:
             kind = told["dtype"]
         except (KeyError, TypeError, ValueError):
             raise RequestError(f"{file}: its header is damaged at {name}; copy it again") from None
+        # No side of an array is longer than the file says it is; an empty one too claims no more.
+        counts = (start, end, *shape)
+        numbers = all(type(n) is int and n >= 0 for n in counts)
+        if not isinstance(kind, str) or not numbers or max(shape, default=0) > max(size, end):
+            raise RequestError(f"{file}: its header is damaged at {name}; copy it again")
         if kind not in DTYPES:
             raise RequestError(f"{file}: {name} has the element type {kind}, which is not read here")
         entry = Entry(file, DTYPES[kind], shape, 8 + length + start)
@@ -102,12 +110,16 @@ def find_tensors(folder: Path) -> dict[str, Entry]:
     if not (folder / INDEX).is_file():
         raise RequestError(_none(folder))
     try:
-        weight_map: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+        weight_map: dict[str, str] = parse_json((folder / INDEX).read_bytes())["weight_map"]
         files = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(
             f"{folder / INDEX}: is damaged: no JSON with a weight_map; copy it again"
         ) from None
+    if outside := [name for name in files if not is_inside(name)]:
+        raise RequestError(
+            f"{folder / INDEX}: names {outside[0]!r}, a file outside of {folder}; copy it again"
+        )
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

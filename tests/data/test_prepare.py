@@ -330,3 +330,38 @@ def test_a_boundary_that_the_tokenizer_lacks(tmp_path):
     changes = {"path": str(tmp_path / "a.txt"), "document_boundary": "both", "cache_dir": str(tmp_path)}
     with pytest.raises(ValueError, match=r"data\.document_boundary=both, but the tokenizer has no bos token"):
         data_config("text", changes).build(tokenizer_config("bytes").build(), sequence_length=4, seed=0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda index: [],
+        lambda index: {**index, "shards": []},
+        lambda index: {**index, "shards": [{**index["shards"][0], "file": "../00000.bin"}]},
+        lambda index: {**index, "shards": [{**index["shards"][0], "file": "/etc/passwd"}]},
+        lambda index: {**index, "shards": [{"file": "x"}]},
+        lambda index: {**index, "max_token": "many"},
+        lambda index: {key: value for key, value in index.items() if key != "shards"},
+    ],
+)
+def test_an_index_that_nobody_wrote_is_refused(tmp_path, damage):
+    corpus(tmp_path / "in", 8)
+    prepare(recipe(tmp_path / "in"), tmp_path / "out", workers=0)
+    path = tmp_path / "out" / "index.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=r"index\.json is damaged"):
+        open_prepared(tmp_path / "out", byte_tokenizer(), vocab_size=256)
+
+
+def test_a_table_that_claims_more_than_its_file_holds_is_refused(tmp_path):
+    """Before any memory is taken for it: 16 terabytes."""
+    corpus(tmp_path / "in", 8)
+    prepare(recipe(tmp_path / "in"), tmp_path / "out", workers=0)
+    path = next((tmp_path / "out").glob("*.documents.npy"))
+    raw = path.read_bytes()
+    start = raw.index(b"'shape': (") + len(b"'shape': (")
+    end = raw.index(b"\n")
+    shape = b"1000000000000,), }"
+    path.write_bytes(raw[:start] + shape.ljust(end - start) + raw[end:])
+    with pytest.raises(ValueError, match=r"documents\.npy is damaged"):
+        open_prepared(tmp_path / "out", byte_tokenizer(), vocab_size=256)

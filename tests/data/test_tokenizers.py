@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lmx.data import bpe
-from lmx.data.tokenizers import ByteTokenizer, TiktokenTokenizer, save_ranks
+from lmx.data.tokenizers import ByteTokenizer, TiktokenTokenizer, load_ranks, save_ranks
 from tests.data import CONF, byte_tokenizer, shared, tokenizer_config
 
 text = st.text(max_size=80)
@@ -253,3 +253,20 @@ def test_training_refuses_what_it_cannot_do():
         bpe.train(["a little text"], vocab_size=5000, pattern=".+", specials=[])
     with pytest.raises(ValueError, match=r"\{1,3\}\+ is read in two ways"):
         bpe.train(["text"], vocab_size=300, pattern=r"\p{N}{1,3}+", specials=[])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("AAE= -1", "rank -1 is none of"),
+        ("AAE= 99999999999", "rank 99999999999 is none of"),
+        ("AAE= 7", "rank 7 was given before"),
+    ],
+)
+def test_ranks_that_cannot_be_ids_are_named(tmp_path, line, message):
+    path = tmp_path / "bad.tiktoken"
+    path.write_text(
+        "".join(f"{base64.b64encode(bytes([b])).decode()} {b}\n" for b in range(256)) + line + "\n"
+    )
+    with pytest.raises(ValueError, match=f"line 257: {message}"):
+        load_ranks(str(path))

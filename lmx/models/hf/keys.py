@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import parse_json
 
 CONFIG = "config.json"
 REQUIRED: Any = object()
@@ -126,10 +127,10 @@ def activation_name(ours: str) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; RequestError when the file is missing or holds something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise RequestError(f"{path}: is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise RequestError(f"{path}: holds no object")

@@ -76,17 +76,19 @@ def read_config(folder: str | Path) -> Found:
             f"{folder}: has no {CONFIG}, without which the weights have no meaning; copy it too"
         )
     raw = read_json(path)
-    if raw.get("model_type") in WRAPPERS and any((folder / name).is_file() for name in WEIGHTS):
+    kind = raw.get("model_type")
+    if isinstance(kind, str) and kind in WRAPPERS and any((folder / name).is_file() for name in WEIGHTS):
         raw = settle_tie(raw, find_tensors(folder))
     return parse_config(raw, path)
 
 
 def parse_config(raw: dict[str, Any], where: str | Path) -> Found:
     """See `read_config`."""
-    kind, wrapper = raw.get("model_type"), WRAPPERS.get(raw.get("model_type", ""))
+    kind = raw.get("model_type")
+    wrapper = WRAPPERS.get(kind) if isinstance(kind, str) else None
     if wrapper is not None:
         raw, kind = text_config(raw, where), wrapper.text
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         told = "lacks model_type" if kind is None else f"model_type={json.dumps(kind)} is not known"
         known = ", ".join([*FAMILIES, *WRAPPERS])
         raise RequestError(f"{where}: {told}; known are {known}")
