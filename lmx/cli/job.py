@@ -177,6 +177,8 @@ def _execute(command: Command, arguments: list[str]) -> int:
     if options.cfg is not None:
         return _show(task, flags, overrides)
     target = resume_target(overrides) if command.resumable else None
+    if target is None and command.resumable and value_of(overrides, "resume") == "":
+        raise RequestError("resume= names no run: give its directory, resume=runs/RUN, or leave it out")
     if target is not None:
         return _resume(task, options, overrides, target)
     if options.multirun or value_of(overrides, "hydra.mode") == "MULTIRUN":

@@ -247,7 +247,7 @@ COMMANDS = (
                 "a sweep before it is run: what fits, in which order, at what cost",
             ),
         ),
-        literal=("trainer.sample.prompt", "sweep"),
+        literal=("trainer.sample.prompt", "sweep", "against"),
         flags=(("--check", "check=true"), ("--write", "write=true")),
         elsewhere=True,
     ),

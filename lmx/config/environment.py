@@ -31,7 +31,7 @@ ALLOCATOR = {
 }
 """Variables of the GNU C library's malloc, see mallopt(3)."""
 
-COMMANDS = ("train", "generate", "chat", "eval", "bench")
+COMMANDS = ("train", "fork", "spike", "generate", "chat", "eval", "bench")
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
 
 

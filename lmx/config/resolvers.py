@@ -110,6 +110,11 @@ def greatest(*values: Any) -> Number:
     return max(_numbers(values, "max"))
 
 
+def up_to(value: Any, limit: Any) -> Number:
+    """`value`, or `limit` where that is a smaller number; null is no limit."""
+    return _number(value, "up_to") if limit is None else min(_numbers((value, limit), "up_to"))
+
+
 def choose(flag: Any, yes: Any, no: Any) -> Any:
     """`yes` where the flag is true, else `no`."""
     if not isinstance(flag, bool):
@@ -139,6 +144,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "sqrt": square_root,
     "min": least,
     "max": greatest,
+    "up_to": up_to,
     "if": choose,
     "by_device": by_device,
 }

@@ -31,7 +31,9 @@ class Stage(NamedTuple):
 
 
 class Life(NamedTuple):
-    """`changes`: key -> (old, new), each time that a resumed run had another configuration; `fork`: where it began."""
+    """`changes`: key -> (old, new), each time that a resumed run had another configuration; `fork`: where it began;
+    `kept`: steps whose checkpoints are there.
+    """
 
     path: Path
     name: str
@@ -40,6 +42,7 @@ class Life(NamedTuple):
     goodput: Goodput | None
     changes: tuple[Mapping[str, tuple[Any, Any]], ...]
     fork: Fork | None
+    kept: tuple[int, ...]
 
 
 def of(path: Path) -> Life:
@@ -65,6 +68,7 @@ def of(path: Path) -> Life:
         goodput_of(attempts),
         tuple(_changes(path)),
         read_fork(path),
+        tuple(sorted(int(p.name) for p in path.glob("checkpoints/*") if p.name.isdecimal())),
     )
 
 
@@ -104,6 +108,7 @@ def as_json(life: Life) -> dict[str, Any]:
         ],
         "seen": None if life.seen is None else life.seen._asdict(),
         "goodput": None if life.goodput is None else life.goodput.as_json(),
+        "checkpoints": list(life.kept),
         "fork": None if life.fork is None else life.fork._asdict(),
         "changes": [
             {key: {"old": _plain(old), "new": _plain(new)} for key, (old, new) in change.items()}
@@ -136,7 +141,8 @@ def text(life: Life) -> str:
         )
         lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
         if stage.attempt.saved:
-            lines.append(f"    checkpoints {', '.join(map(str, stage.attempt.saved))}")
+            lines.append(f"    saved {', '.join(map(str, stage.attempt.saved))}")
+    lines.append(f"checkpoints that are there: {', '.join(map(str, life.kept)) or 'none'}")
     for change in life.changes:
         lines.append("a resumed run changed")
         lines += [f"    {key}: {_plain(old)} -> {_plain(new)}" for key, (old, new) in change.items()]

@@ -270,10 +270,10 @@ def _origin(run: Path) -> dict[str, Any]:
     starts = read_provenance(run)
     if not starts:
         return {}
-    first = flatten(starts[0])
+    last = flatten(starts[-1])
     kept = ("code.", "packages.", "devices", "hosts", "python", "machine.host", "environment.", "config_hash")
     return {
-        key: value for key, value in first.items() if key.startswith(kept) and not key.endswith(".untracked")
+        key: value for key, value in last.items() if key.startswith(kept) and not key.endswith(".untracked")
     }
 
 

@@ -21,7 +21,7 @@ class Judge:
     """Evaluates and samples from a state. Programs are compiled when they are first needed."""
 
     def __init__(self, config: TrainConfig, parts: Parts, tokenizer: Any, dataset: Any) -> None:
-        """ValueError when the configured sample does not fit the model's positions."""
+        """ValueError when the prompt of the samples does not fit the model's positions."""
         self.config, self.parts, self.tokenizer, self.dataset = config, parts, tokenizer, dataset
         self._loss = jax.jit(make_eval_step(parts.model, parts.kernels, tokenizer.token_bytes))
         self._engine = Engine(parts.model, None, vocab_size=tokenizer.vocab_size, max_batch=1)
@@ -34,12 +34,15 @@ class Judge:
             try:
                 self._engine.check(self._request())
             except ValueError as error:
-                raise ValueError(f"trainer.sample (max_new_tokens is its `tokens`): {error}") from None
+                raise ValueError(f"trainer.sample.prompt: {error}") from None
 
     def _request(self) -> Request:
         knobs = self.config.trainer.sample
+        positions = self.config.model.max_length()
+        room = knobs.tokens if positions is None else max(positions - len(self._prompt), 1)
+        tokens = min(knobs.tokens, room)
         return Request(
-            tokens=self._prompt, max_new_tokens=knobs.tokens, temperature=knobs.temperature, seed=knobs.seed
+            tokens=self._prompt, max_new_tokens=tokens, temperature=knobs.temperature, seed=knobs.seed
         )
 
     def _params(self, state: TrainState) -> Tree:

@@ -314,7 +314,8 @@ class Run:
                 self._evaluate(step, state)
                 if self.row_written != step:
                     self._write_row(step)
-            sample = self.judge.sample(state)
+            with self.observers.during("sample", step):
+                sample = self.judge.sample(state)
             if sample is not None:
                 self.log.text(step, "sample", sample)
         if self.checkpoints.due(step, last=True):
