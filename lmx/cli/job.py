@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import sys
 import traceback
@@ -189,13 +188,8 @@ def _execute(command: Command, arguments: list[str]) -> int:
     _, problems = composer.check(overrides)
     if problems:
         raise ConfigError(problems, command.name)
-    code = _enter(task, [*flags, *_merging(overrides)])
+    code = _enter(task, [*flags, *composer.for_hydra(overrides)])
     return code or max((failed[1] for failed in task.outcome.failed), default=DONE)
-
-
-def _merging(overrides: list[str]) -> list[str]:
-    """As Hydra takes them: `mesh.axes={data:2,context:2}` with a key that no file sets is `++mesh.axes={...}` to it."""
-    return [re.sub(r"\A(?=[A-Za-z_][\w.]*=\{)", "++", line) for line in overrides]
 
 
 def _show(task: Task, flags: list[str], overrides: list[str]) -> int:
@@ -207,7 +201,7 @@ def _show(task: Task, flags: list[str], overrides: list[str]) -> int:
     _, problems = composer.check(overrides)
     try:
         with described(composer.devices(overrides)):
-            code = _enter(task, [*flags, *_merging(overrides)])
+            code = _enter(task, [*flags, *composer.for_hydra(overrides)])
     except Exception:
         if not problems:
             raise
@@ -240,9 +234,11 @@ def _sweep(task: Task, flags: list[str], overrides: list[str]) -> int:
     from lmx.config.compose import Composer
     from lmx.config.sweep import check_sweep
 
-    name, overrides = task.command.name, _merging(overrides)
+    name = task.command.name
     composer = Composer(name, task.command.schema_class(), overrides=overrides, **task.places)
     sweep = check_sweep(composer, overrides)
+    if not sweep.problems and (added := composer.for_hydra(overrides)) != overrides:
+        overrides, sweep = added, check_sweep(composer, added)
     if sweep.problems:
         raise ConfigError(sweep.problems, name)
     task.multirun, task.collect = True, sweep.complete

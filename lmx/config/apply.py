@@ -19,10 +19,9 @@ from lmx.config.overrides import write_override
 def apply_values(
     cfg: DictConfig, overrides: Sequence[Override], schema: type[Config]
 ) -> tuple[DictConfig, list[Problem]]:
-    """A copy of `cfg` with the overrides, unknown keys included, and what Hydra itself would refuse.
+    """A copy of `cfg` with the overrides, keys that no file sets included, and what cannot be applied.
 
-    Whether the schema knows a key is not asked here: an unknown one stays in the tree, where validation finds
-    it. Problems of the kind `absent` count only where the schema knows the key.
+    Whether the schema knows a key is not asked here: an unknown one stays in the tree, where validation finds it.
     """
     changed = copy.deepcopy(cfg)
     problems: list[Problem] = []
@@ -56,15 +55,6 @@ def _apply(cfg: DictConfig, override: Override) -> Problem | None:
             OmegaConf.update(cfg, key, value, merge=True, force_add=True)
     except (OmegaConfBaseException, ValueError, TypeError, IndexError, AssertionError) as error:
         return Problem(key, str(error).strip().splitlines()[0], value, origin, kind="override")
-    if not there and not override.is_add() and not override.is_force_add():
-        return Problem(
-            key,
-            "is not set by any file, so it is added with +",
-            value,
-            origin,
-            write_override(key, value, "+"),
-            "absent",
-        )
     return None
 
 

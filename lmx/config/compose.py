@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lmx.config.apply import apply_values
+from lmx.config.apply import apply_values, has
 from lmx.config.bare import explain_bare
 from lmx.config.component import Component, Config
 from lmx.config.errors import ConfigError, Problem
@@ -180,7 +181,7 @@ class Composer(Generic[Schema]):
         resolved = self._open(_resolve_job(cfg, composition, job))
         checked = validate(self.schema, resolved.tree)
         raw = [*wrong, *resolved.problems, *checked.problems]
-        if checked.config is not None and all(problem.kind == "absent" for problem in raw):
+        if checked.config is not None and not raw:
             raw += contradictions(checked.config)
         raw += self._faults(resolved.tree)
         lines = [o.input_line or "" for o in parsed if not o.is_hydra_override()]
@@ -190,6 +191,15 @@ class Composer(Generic[Schema]):
         assert checked.config is not None
         tree = plain(checked.config, resolved.tree)
         return Composed(checked.config, tree, lines, self.schema, find, self), []
+
+    def for_hydra(self, overrides: Sequence[str]) -> list[str]:
+        """The sound `overrides` of a command line as Hydra takes them, which sets only what a file sets already.
+
+        A key below one that is null (`trainer.profile.start=3`), and a mapping that may bring further keys
+        (`mesh.axes={data:2,context:2}`), have `++` before them.
+        """
+        cfgs = [made.cfg for made in self._compositions.values() if made.cfg is not None]
+        return [f"++{line}" if _adds(line, cfgs) else line for line in overrides]
 
     def _faults(self, tree: Mapping[str, Any]) -> list[Problem]:
         return [] if self.elsewhere else faults(self.schema, tree)
@@ -342,3 +352,17 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no configuration: expected keys and values")
     return {str(key): value for key, value in tree.items()}
+
+
+_PLAIN = re.compile(r"(?!hydra\.)[A-Za-z_][\w.]*(?==)")
+"""The key of an override of a value, or of a group, that has no sign before it."""
+
+
+def _adds(line: str, cfgs: Sequence[DictConfig]) -> bool:
+    """Whether the override brings a key that one of the compositions lacks, or a mapping."""
+    key = _PLAIN.match(line)
+    if key is None:
+        return False
+    return line[key.end() + 1 :].startswith("{") or (
+        "." in key[0] and not all(has(cfg, key[0]) for cfg in cfgs)
+    )

@@ -69,14 +69,7 @@ def explain(
 def _follows(context: _Context, problem: Problem, problems: Sequence[Problem]) -> bool:
     """Whether a problem is only a consequence of another, or of a choice that could not be followed."""
     root = problem.key.split(".")[0]
-    if problem.kind == "absent" and spot_of(context.found.schema, problem.key, context.plain) is None:
-        return True
-    parent = problem.key.rpartition(".")[0]
-    if problem.kind == "absent" and any(
-        (p.key, p.kind) in ((parent, "value"), (problem.key, "contradiction")) for p in problems
-    ):
-        return True  # added with +, it would be refused as well
-    if problem.kind in ("unknown_key", "absent", "nothing", "inside_value"):
+    if problem.kind in ("unknown_key", "nothing", "inside_value"):
         for group, taken in context.found.dropped.items():
             inside = problem.key == group or problem.key.startswith(f"{group}.")
             everywhere = group == "experiment" and _is_polymorphic(context.found.schema, root)
@@ -124,7 +117,7 @@ def _explain(context: _Context, problem: Problem) -> Problem:
     if problem.kind in ("interpolation", "circle") and not problem.fix and _from_command_line(problem):
         before = _before(context, problem.key)
         return problem if before is UNSET else replace(problem, fix=_override(context, problem.key, before))
-    if problem.kind in ("interpolation", "circle", "absent", "present", "override", "module", "fault"):
+    if problem.kind in ("interpolation", "circle", "present", "override", "module", "fault"):
         return problem
     if problem.kind == "contradiction":
         value = pick(context.plain, problem.key)
@@ -266,12 +259,7 @@ def _meant_owner(context: _Context, owners: Sequence[str], value: Any) -> str | 
 
 
 def _override(context: _Context, key: str, value: Any) -> str:
-    """An override that sets `key`, with `+` where no file sets it."""
-    key, value = whole_list(context.plain, key, value)
-    assert context.composition.cfg is not None
-    from lmx.config.apply import has
-
-    return write_override(key, value, "" if has(context.composition.cfg, key) else "+")
+    return write_override(*whole_list(context.plain, key, value))
 
 
 def _target(context: _Context, problem: Problem) -> Problem:

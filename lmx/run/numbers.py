@@ -12,6 +12,7 @@ import jax
 
 from lmx import params as param_tree
 from lmx.config.overrides import write_value
+from lmx.config.text import counted
 from lmx.data.pretrained import IdsOnly
 from lmx.io.progress import readable
 from lmx.models import pipeline
@@ -76,7 +77,7 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
     for row in config.optimizer.table(specs):
         lines.append(
             f"  {row.rule}{'' if row.group == ALL_OTHERS else f' ({row.group})'}: "
-            f"{readable(row.parameters)} parameters in {row.tensors} arrays, "
+            f"{readable(row.parameters)} parameters in {counted(row.tensors, 'array')}, "
             f"peak learning rate {row.learning_rate:g}, weight decay {row.weight_decay:g}"
         )
     lines.append(

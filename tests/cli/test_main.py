@@ -57,6 +57,20 @@ def test_nothing_of_jax_is_imported_for_answers_about_configuration(words, envir
     assert done.stdout.rstrip().endswith("HEAVY []")
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["trainer.profile.start=2", "trainer.profile.steps=1"], "  profile:\n    start: 2\n    steps: 1\n"),
+        (["mesh.axes={data:2,context:2}"], "  axes:\n    data: 2\n    context: 2\n"),
+        (["mesh.axes.context=2"], "    context: 2\n"),
+    ],
+)
+def test_a_key_that_no_file_sets_needs_no_sign(words, shown, tmp_path):
+    done = lmx("train", "--cfg", "job", *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shown in done.stdout
+
+
 def test_help_of_the_front_page_needs_next_to_nothing():
     code = "import sys\nfrom lmx.cli.main import run\nrun(['--help'])\n"
     code += "assert not {'hydra', 'pydantic', 'rich'} & set(sys.modules)"
