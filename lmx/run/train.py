@@ -1,14 +1,13 @@
 """One training run: from a validated configuration to a trained model, a summary and a sample.
 
-The parts come from below (`build`, `train.loop`, `io`); here they are wired: what happens first, what happens between
-steps, and what is said at the end.
+The loop comes from below (`train.loop`), the parts are in `OpenRun`; here stands what happens in a step, between steps,
+and at the end.
 """
 
 from __future__ import annotations
 
 import itertools
 import shlex
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,21 +15,14 @@ from typing import Any
 
 import jax
 
-from lmx.config.errors import RequestError, Resumable
+from lmx.config.errors import Resumable
 from lmx.config.overrides import write_value
 from lmx.data.loader import batches
-from lmx.io import sinks
-from lmx.io.checkpoints import Checkpoints, warm_up
-from lmx.io.ledger import attempts_of, file_name, read_lines
 from lmx.params import path_name
 from lmx.run.build import to_devices
-from lmx.run.config import TrainConfig
-from lmx.run.hosts import anyhow, of_first, several
-from lmx.run.ledger import Ledger
-from lmx.run.numbers import Throughput, describe, summary, words_at_end
-from lmx.run.observers import observers_of
-from lmx.run.origin import keep_origin
-from lmx.run.prepare import prepare
+from lmx.run.hosts import several
+from lmx.run.numbers import words_at_end
+from lmx.run.open_run import OpenRun
 from lmx.sharding.rows import rows_of_process
 from lmx.train.evaluate import Evaluation
 from lmx.train.loop import Events, Finished, run_steps
@@ -63,111 +55,15 @@ def train(composed: Any, run_path: Path, *, resume: bool) -> float:
             raise
 
 
-class Run:
-    """A run between its start and its end: the parts, and what happens between steps."""
+class Run(OpenRun):
+    """A run between its start and its end: what happens in a step, between steps, and after the last one."""
 
     def __init__(self, composed: Any, run_path: Path, *, resume: bool) -> None:
-        self.began = time.perf_counter()
-        ready = prepare(composed, run_path, resume=resume)
-        composed = ready.composed
-        self.config: TrainConfig = composed.config
-        self.total, self.parts, self.dataset = ready.total, ready.parts, ready.dataset
-        self.step_program, self.judge, self.dir = ready.step_program, ready.judge, ready.dir
-        state = ready.state
-        warm_up()
-        tree = {**composed.tree, "resume": None, "distributed": anyhow(composed.tree["distributed"])}
-        self.start = 0
-        self.ledger = self._ledger(composed.hash)
-        self.observers = observers_of(self.config, self.parts, run_path, self.ledger)
-        self.checkpoints = Checkpoints(
-            run_path / "checkpoints",
-            self.config.checkpoint,
-            warn=self._warn,
-            tell=self.observers.checkpoint,
-        )
-        self._log: sinks.Sinks | None = None
-        if resume:
-            with self.observers.during("restore", 0):
-                restored = self.checkpoints.restore(self.parts.abstract_state)
-            state, self.start = restored.state, restored.step
-            self._check_length()
-            self.checkpoints.rewind(self.start)
-            self.dir.cut_metrics(self.start)
-        self.state: TrainState = state  # type: ignore[assignment]
-        self.dir.write_config(tree, composed.overrides)
-        if self.dir.primary:
-            keep_origin(tree, run_path)
-        self.meta = {"config": tree, "config_hash": composed.hash, "seed": self.config.trainer.seed}
-        self._log = sinks.Sinks(
-            run_path,
-            self.config.logging,
-            name=self.config.name,
-            tree=tree,
-            start=self.start,
-            total=self.total,
-            process=jax.process_index(),
-        )
-        self.throughput = Throughput.of(self.config, self.parts)
-        self.dir.write_summary({"status": "running", "name": self.config.name})
-        self.dir.write_provenance(
-            config_hash=composed.hash,
-            seed=self.config.trainer.seed,
-            devices=[str(d) for d in self.parts.mesh.devices.flat],
-            hosts=jax.process_count(),
-        )
-        self.log.say(describe(self.config, self.parts, self.dataset, self.total, self.throughput))
-        if resume:
-            self.log.say(f"going on after step {self.start}")
-        self.step_times: list[float] = []
-        self.row: dict[str, Any] = {}
+        super().__init__(composed, run_path, resume=resume)
         self.row_written = self.start
         self.evaluated: tuple[int, Evaluation] | None = None
         self.profiling = False
         self.observers.start(self.start, self.total)
-
-    @property
-    def log(self) -> sinks.Sinks:
-        """Where words and numbers go."""
-        assert self._log is not None
-        return self._log
-
-    def _ledger(self, config_hash: str) -> Ledger:
-        trainer, mesh = self.config.trainer, self.parts.mesh
-        before = attempts_of(read_lines(self.dir.path / file_name(0)))
-        facts = {
-            "attempt": int(of_first(str(len(before)))),
-            "batch": trainer.batch_sequences(),
-            "config": config_hash,
-            "seed": trainer.seed,
-            "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
-            "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
-            "hosts": jax.process_count(),
-        }
-        return Ledger(
-            self.dir.path,
-            facts,
-            rows_of_process(self.parts.batch_sharding).rows(trainer.batch_sequences()),
-            every=trainer.log_every,
-            began=time.time() - (time.perf_counter() - self.began),
-            process=jax.process_index(),
-            warn=self._warn,
-        )
-
-    def _check_length(self) -> None:
-        """RequestError when a resumed run is done already, or past the length now asked for."""
-        done = self.dir.read_summary().get("status") == "done"
-        if self.start > self.total or (self.start == self.total and done):
-            self.dir.close()
-            raise RequestError(
-                f"resume={self.dir.path}: the run is at step {self.start} already, of {self.total}; "
-                f"to go further set trainer.steps={2 * self.start}"
-            )
-
-    def _warn(self, text: str) -> None:
-        if self._log is None:
-            print(f"WARNING: {text}", file=sys.stderr)
-        else:
-            self._log.warn(text)
 
     # ---- steps
 
@@ -274,7 +170,7 @@ class Run:
             self.log.text(step, "sample", text or "")
             self.log.progress.say(f"step {step} sample: {text}")
         if self.checkpoints.due(step):
-            self._save(step, state)
+            self.save(step, state)
             look_at_stop_file()
         self._profile(step)
 
@@ -286,11 +182,6 @@ class Run:
         self.row["eval/loss"] = found.loss
         if found.bits_per_byte is not None:
             self.row["eval/bits_per_byte"] = found.bits_per_byte
-
-    def _save(self, step: int, state: TrainState) -> None:
-        metrics = {k: v for k, v in self.row.items() if isinstance(v, int | float)}
-        with self.observers.during("save", step):
-            self.checkpoints.save(step, state, meta={**self.meta, "step": step}, metrics=metrics)
 
     def _profile(self, step: int) -> None:
         profile = self.config.trainer.profile
@@ -319,14 +210,14 @@ class Run:
             if sample is not None:
                 self.log.text(step, "sample", sample)
         if self.checkpoints.due(step, last=True):
-            self._save(step, state)
+            self.save(step, state)
         self.checkpoints.wait()
         if self.checkpoints.failure is not None:
             self.log.warn(f"the state after step {step} is not saved: {self.checkpoints.failure}")
         if self.profiling:
             jax.profiler.stop_trace()
         found = self.evaluated[1] if self.evaluated else None
-        results = self._summary(
+        results = self.sum_up(
             status,
             step,
             loss=self.row.get("loss"),
@@ -337,53 +228,12 @@ class Run:
         self.dir.write_summary(results)
         self.checkpoints.close()
         self.observers.close(status)
-        self._draw()
+        self.draw()
         self.log.close()
         if status == "done" and self.dir.primary:
             print(words_at_end(results, self.config, sample, self.judge.tokenizer))
         self.dir.close()
         return found.loss if found else float("nan")
-
-    def _summary(self, status: str, step: int, **results: Any) -> dict[str, Any]:
-        account = self.ledger.goodput()
-        if account is not None and status != "failed":
-            self.log.say(account.words())
-        return summary(
-            self.config,
-            self.parts,
-            self.throughput,
-            status=status,
-            step=step,
-            step_times=self.step_times,
-            **results,
-            skipped=self.row.get("skipped", 0),
-            time_to_first_step=self.meta.get("time_to_first_step"),
-            wall_time=time.perf_counter() - self.began,
-            run_dir=str(self.dir.path),
-            goodput=account.as_json() if account else None,
-        )
-
-    def _draw(self) -> None:
-        if self.config.logging.loss_curve and jax.process_index() == 0:
-            from lmx.io.curve import draw_loss
-
-            try:
-                draw_loss([self.dir.path], self.dir.path / "loss.png")
-            except OSError as error:
-                self.log.warn(f"loss.png could not be written: {error}")
-
-    def abandon(self, error: BaseException) -> None:
-        """What can still be done when the run fails: pending saves are finished, and the summary says so."""
-        step = int(self.row.get("tokens", 0)) // self.throughput.tokens_per_step
-        results = self._summary("failed", step, error=f"{type(error).__name__}: {error}")
-        # Several processes would wait for each other's parts of a checkpoint, and one of them is gone.
-        waiting = () if several() else (self.checkpoints.wait,)
-        told = lambda: self.observers.close("failed")
-        for ending in (*waiting, told, lambda: self.dir.write_summary(results), self.log.close):
-            try:
-                ending()
-            except Exception as another:  # the first error is the one to report
-                print(f"WARNING: while ending the failed run: {another}", file=sys.stderr)
 
 
 def _every(interval: int | None, step: int) -> bool:

@@ -1,0 +1,192 @@
+"""A training run while it is open: its parts and its state, its directory and all that is written there.
+
+`OpenRun` sets a run up, from the start or from a checkpoint, and knows how to save it and to sum it up; what happens
+step by step is in `lmx.run.train`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lmx.config.errors import RequestError
+from lmx.io import sinks
+from lmx.io.checkpoints import Checkpoints, warm_up
+from lmx.io.ledger import attempts_of, file_name, read_lines
+from lmx.run.config import TrainConfig
+from lmx.run.hosts import anyhow, of_first, several
+from lmx.run.ledger import Ledger
+from lmx.run.numbers import Throughput, describe, summary
+from lmx.run.observers import observers_of
+from lmx.run.origin import keep_origin
+from lmx.run.prepare import prepare
+from lmx.sharding.rows import rows_of_process
+from lmx.types import TrainState
+
+
+class OpenRun:
+    """What a run has from its start to its end.
+
+    start, total   the step that it goes on after (0: from the beginning), and the last one
+    state          parameters, optimizer's state and counters after `start`
+    step_times     seconds of every measured step
+    row            the numbers of the newest step whose numbers are here
+    """
+
+    def __init__(self, composed: Any, run_path: Path, *, resume: bool) -> None:
+        self.began = time.perf_counter()
+        ready = prepare(composed, run_path, resume=resume)
+        composed = ready.composed
+        self.config: TrainConfig = composed.config
+        self.total, self.parts, self.dataset = ready.total, ready.parts, ready.dataset
+        self.step_program, self.judge, self.dir = ready.step_program, ready.judge, ready.dir
+        warm_up()
+        self.ledger = self._ledger(composed.hash)
+        self.observers = observers_of(self.config, self.parts, run_path, self.ledger)
+        self.checkpoints = Checkpoints(
+            run_path / "checkpoints",
+            self.config.checkpoint,
+            warn=self._warn,
+            tell=self.observers.checkpoint,
+        )
+        self._log: sinks.Sinks | None = None
+        self.start = 0
+        self.state: TrainState = self._restore() if resume else ready.state  # type: ignore[assignment]
+        self.throughput = Throughput.of(self.config, self.parts)
+        self.step_times: list[float] = []
+        self.row: dict[str, Any] = {}
+        self._write_start(composed)
+        self.log.say(describe(self.config, self.parts, self.dataset, self.total, self.throughput))
+        if resume:
+            self.log.say(f"going on after step {self.start}")
+
+    def _restore(self) -> TrainState:
+        """The state of the newest valid checkpoint; what was written of later steps is taken away."""
+        with self.observers.during("restore", 0):
+            restored = self.checkpoints.restore(self.parts.abstract_state)
+        self.start = restored.step
+        self._check_length()
+        self.checkpoints.rewind(self.start)
+        self.dir.cut_metrics(self.start)
+        return restored.state
+
+    def _write_start(self, composed: Any) -> None:
+        """Configuration, provenance, and the first lines in every sink."""
+        tree = {**composed.tree, "resume": None, "distributed": anyhow(composed.tree["distributed"])}
+        self.meta = {"config": tree, "config_hash": composed.hash, "seed": self.config.trainer.seed}
+        self.dir.write_config(tree, composed.overrides)
+        if self.dir.primary:
+            keep_origin(tree, self.dir.path)
+        self._log = sinks.Sinks(
+            self.dir.path,
+            self.config.logging,
+            name=self.config.name,
+            tree=tree,
+            start=self.start,
+            total=self.total,
+            process=jax.process_index(),
+        )
+        self.dir.write_summary({"status": "running", "name": self.config.name})
+        self.dir.write_provenance(
+            config_hash=composed.hash,
+            seed=self.config.trainer.seed,
+            devices=[str(d) for d in self.parts.mesh.devices.flat],
+            hosts=jax.process_count(),
+        )
+
+    @property
+    def log(self) -> sinks.Sinks:
+        """Where words and numbers go."""
+        assert self._log is not None
+        return self._log
+
+    def _ledger(self, config_hash: str) -> Ledger:
+        trainer, mesh = self.config.trainer, self.parts.mesh
+        before = attempts_of(read_lines(self.dir.path / file_name(0)))
+        facts = {
+            "attempt": int(of_first(str(len(before)))),
+            "batch": trainer.batch_sequences(),
+            "config": config_hash,
+            "seed": trainer.seed,
+            "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+            "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
+            "hosts": jax.process_count(),
+        }
+        return Ledger(
+            self.dir.path,
+            facts,
+            rows_of_process(self.parts.batch_sharding).rows(trainer.batch_sequences()),
+            every=trainer.log_every,
+            began=time.time() - (time.perf_counter() - self.began),
+            process=jax.process_index(),
+            warn=self._warn,
+        )
+
+    def _check_length(self) -> None:
+        """RequestError when a resumed run is done already, or past the length now asked for."""
+        done = self.dir.read_summary().get("status") == "done"
+        if self.start > self.total or (self.start == self.total and done):
+            self.dir.close()
+            raise RequestError(
+                f"resume={self.dir.path}: the run is at step {self.start} already, of {self.total}; "
+                f"to go further set trainer.steps={2 * self.start}"
+            )
+
+    def _warn(self, text: str) -> None:
+        if self._log is None:
+            print(f"WARNING: {text}", file=sys.stderr)
+        else:
+            self._log.warn(text)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """A checkpoint of `state`, after `step`."""
+        metrics = {k: v for k, v in self.row.items() if isinstance(v, int | float)}
+        with self.observers.during("save", step):
+            self.checkpoints.save(step, state, meta={**self.meta, "step": step}, metrics=metrics)
+
+    def sum_up(self, status: str, step: int, **results: Any) -> dict[str, Any]:
+        """The contents of summary.json; goodput is said."""
+        account = self.ledger.goodput()
+        if account is not None and status != "failed":
+            self.log.say(account.words())
+        return summary(
+            self.config,
+            self.parts,
+            self.throughput,
+            status=status,
+            step=step,
+            step_times=self.step_times,
+            **results,
+            skipped=self.row.get("skipped", 0),
+            time_to_first_step=self.meta.get("time_to_first_step"),
+            wall_time=time.perf_counter() - self.began,
+            run_dir=str(self.dir.path),
+            goodput=account.as_json() if account else None,
+        )
+
+    def draw(self) -> None:
+        """loss.png, where it is asked for."""
+        if self.config.logging.loss_curve and jax.process_index() == 0:
+            from lmx.io.curve import draw_loss
+
+            try:
+                draw_loss([self.dir.path], self.dir.path / "loss.png")
+            except OSError as error:
+                self.log.warn(f"loss.png could not be written: {error}")
+
+    def abandon(self, error: BaseException) -> None:
+        """What can still be done when the run fails: pending saves are finished, and the summary says so."""
+        step = int(self.row.get("tokens", 0)) // self.throughput.tokens_per_step
+        results = self.sum_up("failed", step, error=f"{type(error).__name__}: {error}")
+        # Several processes would wait for each other's parts of a checkpoint, and one of them is gone.
+        waiting = () if several() else (self.checkpoints.wait,)
+        told = lambda: self.observers.close("failed")
+        for ending in (*waiting, told, lambda: self.dir.write_summary(results), self.log.close):
+            try:
+                ending()
+            except Exception as another:  # the first error is the one to report
+                print(f"WARNING: while ending the failed run: {another}", file=sys.stderr)
