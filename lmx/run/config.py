@@ -42,7 +42,7 @@ class TrainConfig(Config):
     watchdog: Watchdog = field(
         "what is taken for a hang",
         effect="bookkeeping",
-        before={"factor": None, "at_least": 300.0, "patience": 10.0},
+        before={"factor": None, "at_least": 300.0, "saving": None, "patience": 10.0},
     )
     fault: Fault | None = field(
         "something that goes wrong in this run, on purpose; null: nothing", effect="bookkeeping", before=None

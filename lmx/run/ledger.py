@@ -63,6 +63,10 @@ class Ledger(Observer):
         took = time.perf_counter() - self._since
         if phase in _AROUND:
             self._seconds[phase] += took
+        elif phase == "finish":
+            self._seconds["save"] += took
+        elif phase == "compile" and self._computing is not None:  # the first is counted with the first step
+            self._seconds["start"] += took
         elif phase == "input" and self._computing is not None and self._computing.is_ready():
             self._seconds["input"] += took  # nothing was left for the devices to do
 

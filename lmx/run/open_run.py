@@ -148,6 +148,11 @@ class OpenRun:
         with self.observers.during("save", step):
             self.checkpoints.save(step, state, meta={**self.meta, "step": step}, metrics=metrics)
 
+    def finish_saving(self, step: int) -> None:
+        """Waits until the last checkpoint is whole; `step` is the run's last."""
+        with self.observers.during("finish", step):
+            self.checkpoints.wait()
+
     def sum_up(self, status: str, step: int, **results: Any) -> dict[str, Any]:
         """The contents of summary.json; goodput is said."""
         account = self.ledger.goodput()
@@ -183,7 +188,7 @@ class OpenRun:
         step = int(self.row.get("tokens", 0)) // self.throughput.tokens_per_step
         results = self.sum_up("failed", step, error=f"{type(error).__name__}: {error}")
         # Several processes would wait for each other's parts of a checkpoint, and one of them is gone.
-        waiting = () if several() else (self.checkpoints.wait,)
+        waiting = () if several() else (lambda: self.finish_saving(step),)
         told = lambda: self.observers.close("failed")
         for ending in (*waiting, told, lambda: self.dir.write_summary(results), self.log.close):
             try:

@@ -44,8 +44,17 @@ class StepPrograms:
         lowered = lowered_step(self._config, self._parts, self._row, norms=norms)
         return lowered.compile(compiler_options=compiler_options(self._config, self._parts))
 
-    def __call__(self, state: TrainState, batch: Batch, *, norms: bool) -> tuple[TrainState, dict[str, Any]]:
-        """One step; waits for its program. The state is donated."""
+    def compiled(self, *, norms: bool) -> bool:
+        """Whether a step of this kind can be done at once."""
+        return norms in self._programs and self._programs[norms].done()
+
+    def compile(self, *, norms: bool) -> None:
+        """Waits until the program of this kind of step is there."""
         if norms not in self._programs:
             self._programs[norms] = self._pool.submit(self._compiled, norms=norms)
+        self._programs[norms].result()
+
+    def __call__(self, state: TrainState, batch: Batch, *, norms: bool) -> tuple[TrainState, dict[str, Any]]:
+        """One step; waits for its program. The state is donated."""
+        self.compile(norms=norms)
         return self._programs[norms].result()(state, batch)

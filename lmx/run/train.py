@@ -111,10 +111,12 @@ class Run(OpenRun):
             yield to_devices(batch, self.parts.batch_sharding)
 
     def _step(self, state: TrainState, batch: Batch, step: int) -> tuple[TrainState, dict[str, Any]]:
+        norms = _every(self.config.trainer.norms_every, step)
+        if not self.step_program.compiled(norms=norms):
+            with self.observers.during("compile", step):
+                self.step_program.compile(norms=norms)
         with self.observers.during("step", step):
-            state, metrics = self.step_program(
-                state, batch, norms=_every(self.config.trainer.norms_every, step)
-            )
+            state, metrics = self.step_program(state, batch, norms=norms)
         self.observers.dispatched(step, metrics)
         return state, metrics
 
@@ -211,7 +213,7 @@ class Run(OpenRun):
                 self.log.text(step, "sample", sample)
         if self.checkpoints.due(step, last=True):
             self.save(step, state)
-        self.checkpoints.wait()
+        self.finish_saving(step)
         if self.checkpoints.failure is not None:
             self.log.warn(f"the state after step {step} is not saved: {self.checkpoints.failure}")
         if self.profiling:

@@ -25,7 +25,9 @@ from lmx.train.observe import Observer, Phase
 
 USUAL = 50
 """Steps whose median time is the usual one."""
-UNWATCHED = ("restore", "evaluate", "sample")
+UNWATCHED = ("restore", "compile", "evaluate", "sample")
+_STORING = ("save", "finish")
+"""Phases that are as long as the storage is slow."""
 GONE_S = 2.0
 """How long a failed process waits for the others to say that they are still there."""
 
@@ -79,17 +81,17 @@ class Watchdog(Observer):
             self._name_the_dead()
 
     def limit(self) -> float | None:
-        """Seconds without a sign that are a hang now; None before steps were seen."""
-        if self.config.factor is None or not self.times:
+        """Seconds without a sign that are a hang now; None where nothing is: before steps were seen, for one."""
+        if self.config.factor is None or not self.times or self.phase in UNWATCHED:
             return None
+        if self.phase in _STORING:
+            return self.config.saving
         return max(self.config.at_least, self.config.factor * statistics.median(self.times))
 
     def _watch(self) -> None:
         while not self.over.wait(0.25):
             limit = self.limit()
-            if limit is None or self.phase in UNWATCHED:
-                continue
-            if (silent := time.monotonic() - self.sign) > limit:
+            if limit is not None and (silent := time.monotonic() - self.sign) > limit:
                 self._stall(silent)
 
     def _stall(self, silent: float) -> None:

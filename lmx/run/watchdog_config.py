@@ -14,9 +14,15 @@ class Watchdog(Config):
         effect="bookkeeping",
     )
     at_least: Duration = field(
-        "shortest time that is a hang; the first step, evaluation and samples are not watched",
+        "shortest time that is a hang; compiling, evaluation and samples are not watched",
         unit="s",
         effect="bookkeeping",
+    )
+    saving: Duration | None = field(
+        "longest that a save may hold training up, or the last one be waited for; null: as long as it takes",
+        unit="s",
+        effect="bookkeeping",
+        before=None,
     )
     patience: Duration = field(
         "how long the processes of a run wait for each other's account of where they are",

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from lmx.types import Batch
 
-Phase = Literal["restore", "input", "step", "evaluate", "sample", "save"]
-"""What the training thread does, one after another: `input` waits for a batch, `save` is the part of a save that
-holds the training up."""
+Phase = Literal["restore", "input", "compile", "step", "evaluate", "sample", "save", "finish"]
+"""What the training thread does, one after another: `input` waits for a batch, `compile` for the program of a kind of
+step that is the first of its kind, `save` is the part of a save that holds the training up, `finish` waits at the end
+until the last checkpoint is whole."""
 
 Moment = Literal["written", "saved", "unsaved"]
 """Of a checkpoint, told by the thread that writes it: its arrays are on disk, it is whole, it could not be written."""

@@ -27,6 +27,23 @@ def test_the_limit_follows_the_usual_step(tmp_path):
     assert watchdog(tmp_path, factor=None).limit() is None
 
 
+def test_phases_have_limits_of_their_own(tmp_path):
+    dog = watchdog(tmp_path, at_least="1s", factor=10, saving="7s")
+    dog.times.extend([0.01, 0.02, 0.03])
+    limits = {}
+    for phase in ("input", "step", "compile", "evaluate", "sample", "restore", "save", "finish"):
+        dog.begin(phase, 4)
+        limits[phase] = dog.limit()
+        dog.end(phase, 4)
+    assert limits == dict.fromkeys(("input", "step"), 1.0) | dict.fromkeys(
+        ("save", "finish"), 7.0
+    ) | dict.fromkeys(("compile", "evaluate", "sample", "restore"))
+    dog = watchdog(tmp_path, at_least="1s", saving=None)
+    dog.times.append(0.01)
+    dog.begin("finish", 4)
+    assert dog.limit() is None
+
+
 def test_the_slow_one_is_named(tmp_path):
     dog = watchdog(tmp_path)
     dog.calls.count = 3
@@ -47,9 +64,10 @@ dog = watchdog(Path(sys.argv[1]), at_least="0.2s", factor=2)
 dog.start(0, 10)
 for step in (1, 2, 3):
     dog.begin("step", step); dog.end("step", step); dog.report(step, {})
-dog.begin("evaluate", 3)
-time.sleep(1)                  # not watched
-dog.end("evaluate", 3)
+for phase in ("evaluate", "save"):
+    dog.begin(phase, 3)
+    time.sleep(0.6)                # not watched, and with a limit of its own
+    dog.end(phase, 3)
 dog.begin("step", 4)
 def stuck_here(): time.sleep(60)
 stuck_here()
