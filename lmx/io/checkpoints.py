@@ -1,36 +1,34 @@
 """Checkpoints of a run: saved in the background, whole or not there, checked before they are used.
 
-A save writes into a hidden folder, hashes every file, writes the manifest and renames the folder to its step.
-A folder with a number for a name and a sound manifest is a checkpoint, nothing else is.
+A save writes into a hidden folder, hashes every file, writes the manifest and renames the folder to its step. Then,
+where there is a remote tier, a copy goes there.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
+from typing_extensions import override
 
-from lmx.config.errors import RequestError
 from lmx.io import arrays
+from lmx.io.cadence import Agree, Cadence
 from lmx.io.config import Checkpoint
 from lmx.io.files import sync_directory
-from lmx.io.leaves import describe, misfits, n_bytes, named_leaves, nest, pick
-from lmx.io.manifest import Leaf, Manifest, damages, list_files, read_manifest, write_manifest
-from lmx.io.retention import kept, ranked
+from lmx.io.leaves import describe, n_bytes, named_leaves, nest
+from lmx.io.manifest import Leaf, Manifest, list_files, write_manifest
+from lmx.io.remote import Remote
+from lmx.io.retention import kept
+from lmx.io.stored import Restored, Stored, Warn, Which, log
+from lmx.io.uploads import Uploads
 from lmx.types import Tree
 
-log = logging.getLogger("lmx")
-
-Which = int | Literal["last", "best"] | None
-Warn = Callable[[str], None]
-Tell = Callable[[Literal["written", "saved", "unsaved"], int], None]
+Tell = Callable[[Literal["written", "saved", "unsaved", "sent", "unsent"], int], None]
 _WRITING, _LEAVING, _ASIDE = ".writing-", ".deleting-", "set-aside-"
 
 
@@ -41,112 +39,48 @@ def warm_up() -> threading.Thread:
     return thread
 
 
-def _is_step(name: str) -> bool:
-    return name.isascii() and name.isdecimal() and str(int(name)) == name
+class Checkpoints(Stored):
+    """The checkpoints of a run that saves."""
 
-
-def _read(path: Path) -> Manifest | str:
-    """The manifest of the folder of a step, or what is wrong with it."""
-    found = read_manifest(path)
-    if isinstance(found, Manifest) and str(found.step) != path.name:
-        return f"it is the checkpoint of step {found.step}: the folder was renamed or copied"
-    return found
-
-
-class Restored(NamedTuple):
-    """A loaded state (or params), with what was saved beside it."""
-
-    state: Tree
-    meta: dict[str, Any]
-    step: int
-    metrics: dict[str, Any]
-
-
-class Checkpoints:
-    """The checkpoints in one folder. Reading changes nothing on disk; only `save` and `rewind` do."""
+    config: Checkpoint
 
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        config: Checkpoint | None = None,
+        config: Checkpoint,
         *,
+        remote: Remote | None = None,
+        agree: Agree | None = None,
         warn: Warn = log.warning,
         tell: Tell = lambda moment, step: None,
     ) -> None:
-        """`config` is needed to save; without it every byte is verified before loading.
+        """`remote`: where copies go as `config.remote` says (of several processes the first has it); `agree`: see
+        `lmx.io.cadence`.
 
-        `warn` takes what must not be missed: a damaged checkpoint, a save that failed. `tell` is called by the thread
-        that writes when a step's arrays are on disk, and when its checkpoint is whole, or could not be written.
+        `warn` takes what must not be missed: a damaged checkpoint, a save that failed. `tell` is called by the threads
+        that write when a step's arrays are on disk, when its checkpoint is whole, or could not be written, and when it
+        is in the remote tier, or will not come there.
         """
-        self.directory = Path(os.path.abspath(directory))
-        self.config = config
-        self._warn = warn
+        super().__init__(directory, config, warn=warn)
         self._tell = tell
         self.failure: str | None = None
         """Why the newest save failed; None when it did not, or is not done yet."""
         self._pending: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._retry_at: float | None = None
         self._newest: int | None = None
         self._swept = False
-
-    # ---- what there is
-
-    def manifests(self) -> dict[int, Manifest | str]:
-        """Step -> manifest, or what is wrong with it, for every folder with a number for a name; oldest first."""
-        names = [p for p in self.directory.glob("*") if _is_step(p.name) and p.is_dir()]
-        return {int(p.name): _read(p) for p in sorted(names, key=lambda p: int(p.name))}
-
-    def _whole(self) -> dict[int, Manifest]:
-        """Checkpoints with a sound manifest and files of the right sizes."""
-        return {
-            step: manifest
-            for step, manifest in self.manifests().items()
-            if isinstance(manifest, Manifest) and not damages(self._path(step), manifest, contents=False)
-        }
-
-    def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, oldest first (contents not read)."""
-        return list(self._whole())
-
-    def latest(self) -> int | None:
-        """The newest whole checkpoint's step."""
-        return max(self._whole(), default=None)
-
-    def best(self) -> int | None:
-        """The step with the best evaluation, None where none was evaluated."""
-        whole = self._whole()
-        if not whole:
-            return None
-        name, order = whole[max(whole)].best
-        order_of = ranked({step: m.metrics for step, m in whole.items()}, name, order)
-        return order_of[0] if order_of else None
-
-    def manifest(self, which: Which = None) -> Manifest:
-        """What a checkpoint says of itself; RequestError where it is not there or not whole."""
-        step = self._resolve(which)
-        found = _read(self._path(step))
-        if isinstance(found, str):
-            raise RequestError(f"{self._path(step)} cannot be used: {found}")
-        return found
-
-    def _path(self, step: int) -> Path:
-        return self.directory / str(step)
+        self._cadence = Cadence(config, agree=agree)
+        self._remote, self._uploads = remote, None
+        if remote is not None and config.remote is not None:
+            best = (config.best_metric, config.best_is)
+            self._uploads = Uploads(remote, config.remote, self.directory, best=best, warn=warn, tell=tell)
 
     # ---- saving
 
     def due(self, step: int, *, last: bool = False) -> bool:
         """Whether to save after this step; `last`: the run ends here."""
-        assert self.config is not None
-        if step == self._newest:
-            return False
-        if last and self.config.final:
-            return True
-        if self.config.every is not None and step % self.config.every == 0:
-            return True
-        # Only one process: several must agree on the step, and their clocks do not.
-        again = self._retry_at is not None and time.monotonic() >= self._retry_at
-        return again and jax.process_count() == 1
+        by_cadence = self._cadence.due(step)
+        return step != self._newest and ((last and self.config.final) or by_cadence)
 
     def save(
         self, step: int, state: Tree, *, meta: dict[str, Any], metrics: dict[str, Any] | None = None
@@ -157,8 +91,6 @@ class Checkpoints:
         to try again. Every process of a job calls this at the same step.
         """
         config = self.config
-        if config is None:
-            raise ValueError("these checkpoints were opened for reading; give their configuration to save")
         self.wait()
         named = named_leaves(state)
         leaves = describe(named)
@@ -173,7 +105,8 @@ class Checkpoints:
             return
         best = (config.best_metric, config.best_is)
         manifest = Manifest(step, meta, dict(metrics or {}), leaves, {}, best)
-        self._newest, self._retry_at, self.failure = step, None, None
+        self._newest, self.failure = step, None
+        self._cadence.began()
         self._pending = threading.Thread(
             target=self._complete, args=(temporary, manifest, finish), name=f"checkpoint-{step}"
         )
@@ -181,7 +114,6 @@ class Checkpoints:
 
     def _check_space(self, leaves: dict[str, Leaf]) -> None:
         """OSError before the disk is full to the brim, where the run's other files would fail as well."""
-        assert self.config is not None
         if self.config.compression != "none":
             return  # its size is known only when it is written
         needed, free = n_bytes(leaves.values()), shutil.disk_usage(self.directory).free
@@ -204,6 +136,8 @@ class Checkpoints:
             return
         self._tell("saved", manifest.step)
         if jax.process_index() == 0:
+            if self._uploads is not None:
+                self._uploads.add(manifest.step)
             try:
                 self.rewind(manifest.step)
                 self._retain()
@@ -220,9 +154,8 @@ class Checkpoints:
             self._error = error
             return
         self._tell("unsaved", step)
-        assert self.config is not None
         self.failure = arrays.say_storage_error(error)
-        self._retry_at = time.monotonic() + self.config.retry_after
+        self._cadence.failed()
         before = self.latest()
         stands = "there is none before it" if before is None else f"the one of step {before} stays"
         self._warn(
@@ -240,9 +173,11 @@ class Checkpoints:
             self._swept = True
 
     def _retain(self) -> None:
-        assert self.config is not None
         whole = self._whole()
-        stay = kept({step: manifest.metrics for step, manifest in whole.items()}, self.config)
+        best = (self.config.best_metric, self.config.best_is)
+        stay = kept({step: manifest.metrics for step, manifest in whole.items()}, self.config, best)
+        if self._uploads is not None:
+            stay |= self._uploads.needed()
         for step in whole:
             if step not in stay:
                 self._remove(step)
@@ -277,107 +212,69 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
-    def close(self) -> None:
-        """`wait`, under the name that files have."""
+    def close(self) -> list[int]:
+        """`wait`, and until what is here is in the remote tier too, if there is one: the steps that are not there."""
         self.wait()
+        if self._uploads is None:
+            return []
+        newest = self.latest()
+        if newest is not None and newest == self._newest:
+            self._uploads.add(newest, always=True)
+        return self._uploads.finish()
 
-    # ---- loading
+    # ---- going on
 
+    @override
     def restore(self, abstract_state: Tree, which: Which = None) -> Restored:
-        """Loads a checkpoint into the shapes, dtypes and shardings of `abstract_state`, bit for bit.
+        """As without a remote tier; where a step is not whole here, it is brought from there."""
+        found = super().restore(abstract_state, which)
+        self._newest = found.step
+        return found
 
-        `which`: a step, `best`, or the newest. Where the newest is damaged, that is said and the one before it is
-        used. Raises RequestError where nothing whole is there, where the checkpoint asked for is damaged, and
-        where leaves are missing, left over, or of another shape or dtype: nothing is loaded then.
-        """
-        wanted = named_leaves(abstract_state)
-        manifest = self._choose(which, lambda m: misfits(m.leaves, describe(wanted)))
-        loaded = arrays.load(self._path(manifest.step), nest(wanted), partial=False)
-        self._newest = manifest.step
-        return self._restored(manifest, abstract_state, loaded, prefix="")
+    @override
+    def _choices(self) -> set[int]:
+        here = super()._choices()
+        if self._remote is None:
+            return here
+        try:
+            return here | set(self._remote.manifests())
+        except Exception as error:  # of any file system: each has errors of its own
+            self._warn(
+                f"{self._remote.url} cannot be read, whatever it holds: {arrays.say_storage_error(error)}"
+            )
+            return here
 
-    def restore_params(
-        self, abstract_params: Tree, which: Which = None, *, weights: Literal["params", "ema"] = "params"
-    ) -> Restored:
-        """Loads the parameters alone (or their average), converted to the dtypes of `abstract_params`.
+    @override
+    def _bring(self, step: int, problem: str) -> bool:
+        if self._remote is None:
+            return False
+        temporary = self.directory / f"{_WRITING}{step}"
+        try:
+            self._sweep()
+            self._remote.bring(step, temporary)
+            self._set_aside(step)
+            os.rename(temporary, self._path(step))
+            sync_directory(self.directory)
+        except Exception as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._warn(f"{self._remote.url}/{step} is no help: {arrays.say_storage_error(error)}")
+            return False
+        self._warn(f"the checkpoint of step {step} was brought from {self._remote.url}; here: {problem}")
+        return True
 
-        Shapes and names must be those of the checkpoint; RequestError otherwise.
-        """
-        wanted = {f"{weights}.{name}": leaf for name, leaf in named_leaves(abstract_params).items()}
-
-        def check(manifest: Manifest) -> str | None:
-            saved = {name: leaf for name, leaf in manifest.leaves.items() if name.startswith(f"{weights}.")}
-            if not saved and weights == "ema":
-                return "  it holds no average of the weights: the run had optimizer.ema_decay=null"
-            return misfits(saved, describe(wanted), dtypes=False)
-
-        manifest = self._choose(which, check)
-        loaded = arrays.load(self._path(manifest.step), nest(wanted), partial=True)
-        return self._restored(manifest, abstract_params, loaded, prefix=f"{weights}.")
-
-    def _restored(
-        self, manifest: Manifest, abstract: Tree, loaded: dict[str, Any], *, prefix: str
-    ) -> Restored:
-        leaves = [pick(loaded, prefix + name) for name in named_leaves(abstract)]
-        state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
-        return Restored(state, manifest.meta, manifest.step, manifest.metrics)
-
-    def _resolve(self, which: Which) -> int:
-        if isinstance(which, int):
-            if not self._path(which).is_dir():
-                known = ", ".join(map(str, self.steps())) or "none"
-                raise RequestError(f"{self.directory} has no checkpoint of step {which}; it has {known}")
-            return which
-        step = self.best() if which == "best" else self.latest()
-        if step is None:
-            detail = "\n".join(f"  {s}: {m}" for s, m in self.manifests().items() if isinstance(m, str))
-            wanted = "evaluated checkpoint" if which == "best" else "whole checkpoint"
-            raise RequestError(f"{self.directory} has no {wanted}" + (f":\n{detail}" if detail else ""))
-        return step
-
-    def _choose(self, which: Which, misfit: Callable[[Manifest], str | None]) -> Manifest:
-        """The checkpoint to load, verified; process 0 decides for all, so that none takes another."""
-        chosen = -1
-        problem: Exception | None = None
-        if jax.process_index() == 0:
-            try:
-                chosen = self._verified(which, misfit)
-            except Exception as error:
-                problem = error
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            chosen = int(multihost_utils.broadcast_one_to_all(jax.numpy.int32(chosen)))
-        if problem is not None:
-            raise problem
-        if chosen < 0:
-            raise RequestError("process 0 could not restore a checkpoint; its message says why")
-        return self.manifest(chosen)
-
-    def _verified(self, which: Which, misfit: Callable[[Manifest], str | None]) -> int:
-        asked = self._resolve(which) if which not in (None, "last") else None
-        steps = [asked] if asked is not None else sorted(self.manifests(), reverse=True)
-        bad: list[str] = []
-        for step in steps:
-            problem = self._problem(step, misfit)
-            if problem is None:
-                if bad:
-                    self._warn(f"using the checkpoint before it, of step {step}")
-                return step
-            bad.append(f"{self._path(step)} is damaged: {problem}")
-            if asked is None:
-                self._warn(bad[-1])
-        if asked is not None:
-            raise RequestError(bad[0])
-        raise RequestError("\n  ".join([f"{self.directory} has no whole checkpoint", *bad]))
-
-    def _problem(self, step: int, misfit: Callable[[Manifest], str | None]) -> str | None:
-        """What is wrong with a checkpoint's files; RequestError where they are sound but do not fit."""
-        manifest = _read(self._path(step))
-        if isinstance(manifest, str):
-            return manifest
-        if (lines := misfit(manifest)) is not None:
-            raise RequestError(f"{self._path(step)} does not fit this configuration\n{lines}")
-        contents = self.config is None or self.config.verify == "contents"
-        found = damages(self._path(step), manifest, contents=contents)
-        return "; ".join(found) or None
+    def catch_up(self, step: int) -> None:
+        """For a run that goes on after `step`: the remote tier has nothing after it, and gets what it lacks."""
+        if self._remote is None or self._uploads is None:
+            return
+        try:
+            there = self._remote.manifests()
+            for later in (s for s in there if s > step):
+                self._remote.set_aside(later)
+                self._warn(f"{self._remote.url}/{later} is set aside: this run writes that step anew")
+        except Exception as error:
+            self._warn(f"{self._remote.url} cannot be read: {arrays.say_storage_error(error)}")
+            there = {}
+        self._uploads.is_there(there)
+        for here in self._whole():
+            if here == step or self._uploads.permanent(here):
+                self._uploads.add(here, always=True)

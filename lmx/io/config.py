@@ -5,20 +5,51 @@ from __future__ import annotations
 from typing import Literal
 
 from lmx.config.component import Config, field
-from lmx.config.types import Count, Duration, Flag, Positive, Text
+from lmx.config.near import nearest
+from lmx.config.types import Count, Duration, Flag, Positive, PositiveReal, Text
+
+
+class RemoteTier(Config):
+    """A second place for checkpoints, which outlives the host: an object store, or a disk elsewhere."""
+
+    path: Text = field(
+        "folder in which each run gets its own: gs://BUCKET/PATH, s3://BUCKET/PATH, or a path",
+        effect="bookkeeping",
+        example="gs://bucket/checkpoints",
+    )
+    every_minutes: PositiveReal | None = field(
+        "shortest time between two checkpoints that are sent; null: each is; the last one is always",
+        effect="bookkeeping",
+        unit="min",
+    )
+    keep_last: Positive = field("newest checkpoints that stay there", effect="bookkeeping")
+    keep_best: Count = field("best checkpoints that stay there; 0: none for being good", effect="bookkeeping")
+    keep_every: Positive | None = field(
+        "steps between checkpoints that stay there for ever; null: none", effect="bookkeeping"
+    )
+    retry_after: Duration = field("pause after sending failed", effect="bookkeeping", unit="s")
+    patience: Duration = field(
+        "how long the end of a run tries again where sending fails", effect="bookkeeping", unit="s"
+    )
 
 
 class Checkpoint(Config):
     """When the state is saved, and which of the saved ones stay."""
 
     every: Positive | None = field("steps between checkpoints; null: none on the way", effect="bookkeeping")
+    every_minutes: PositiveReal | None = field(
+        "longest time between checkpoints, by the clock of process 0; null: steps alone count",
+        effect="bookkeeping",
+        unit="min",
+        before=None,
+    )
     final: Flag = field("save after the last step, and when stopped by a signal", effect="bookkeeping")
     keep_last: Positive = field("newest checkpoints that stay", effect="bookkeeping")
     keep_best: Count = field("best checkpoints that stay; 0: none for being good", effect="bookkeeping")
     best_metric: Text = field("the metric that says which is best", effect="bookkeeping")
     best_is: Literal["lowest", "highest"] = field("which value of it is good", effect="bookkeeping")
     keep_every: Positive | None = field(
-        "checkpoints at multiples of this step stay; null: none", effect="bookkeeping"
+        "steps between checkpoints that stay for ever; null: none", effect="bookkeeping"
     )
     compression: Literal["none", "zstd"] = field("of the arrays on disk", effect="bookkeeping")
     verify: Literal["contents", "sizes"] = field(
@@ -27,6 +58,34 @@ class Checkpoint(Config):
     retry_after: Duration = field(
         "pause after a save that failed (disk full)", effect="bookkeeping", unit="s"
     )
+    remote: RemoteTier | None = field(
+        "where copies go, in the background; null: nowhere", effect="bookkeeping", before=None
+    )
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between keys: (key, message, fix that can be pasted)."""
+        if self.remote is None:
+            return []
+        found = []
+        never = self.every is None and self.every_minutes is None and not self.final
+        if never and self.keep_every is None and self.remote.keep_every is None:
+            message = "nothing is saved, so there is nothing to send"
+            found.append(("checkpoint.remote", message, "checkpoint.final=true"))
+        scheme, separator, rest = self.remote.path.partition("://")
+        if separator and scheme not in _schemes():
+            message = f"{scheme}:// is no storage that fsspec knows"
+            fix = f"checkpoint.remote.path={nearest(scheme, _schemes()) or 'gs'}://{rest}"
+            found.append(("checkpoint.remote.path", message, fix))
+        elif not self.remote.path.strip():
+            message = "the remote tier has no place"
+            found.append(("checkpoint.remote.path", message, "checkpoint.remote.path=gs://BUCKET/PATH"))
+        return found
+
+
+def _schemes() -> list[str]:
+    from fsspec import available_protocols
+
+    return available_protocols()
 
 
 class Wandb(Config):

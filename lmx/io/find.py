@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmx.config.errors import RequestError
-from lmx.io.checkpoints import Checkpoints, Warn
 from lmx.io.manifest import NAME, Manifest, damages
+from lmx.io.stored import Stored, Warn
 from lmx.types import Tree
 
 FOLDER = "checkpoints"
@@ -22,7 +22,7 @@ def find_checkpoint(path: str | Path, which: int | Literal["last", "best"] = "la
     """
     directory, step = _split(Path(path))
     chosen = which if step is None else step
-    checkpoints = Checkpoints(directory)
+    checkpoints = Stored(directory)
     manifest: Manifest = checkpoints.manifest(chosen)
     folder = directory / str(manifest.step)
     if found := damages(folder, manifest, contents=False):
@@ -40,7 +40,7 @@ def restore_params(
     needs nor reads the optimizer's state. RequestError for damage, and where names or shapes differ.
     """
     directory, step = _split(Path(path))
-    checkpoints = Checkpoints(directory, warn=warn)
+    checkpoints = Stored(directory, warn=warn)
     if weights == "auto":
         leaves = checkpoints.manifest(step).leaves
         weights = "ema" if any(name.startswith("ema.") for name in leaves) else "params"

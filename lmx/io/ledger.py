@@ -4,7 +4,8 @@ RUN/ledger.jsonl (of further processes ledger.1.jsonl, ...) only ever grows; `lm
 
 {"event": "start", "time", "attempt", "step", "total", "batch", "config", "seed", "devices", "mesh", "hosts"}
 {"event": "steps", "time", "first", "last", "data", "loss", "grad_norm", "seconds"}   done, on this data
-{"event": "saved", "time", "step"}                                                    a checkpoint is whole
+{"event": "saved", "time", "step"}            a checkpoint is whole; "unsaved": it could not be written
+{"event": "sent", "time", "step"}             it is whole in the remote tier; "unsent": it does not come there
 {"event": "end", "time", "step", "status", "seconds"}                                 the attempt ended by itself
 
 `data` is a sum over rows, so that it does not depend on how many processes read them. `seconds` are those of the
@@ -38,7 +39,8 @@ class Attempt(NamedTuple):
     status   done, stopped or failed; None: it died, or is at work
     seconds  where its time went
     rows     its lines on steps
-    saved    steps of its whole checkpoints
+    saved    steps of its whole checkpoints; `sent`: of those that are in the remote tier too
+    unsaved  steps of those that could not be written; `unsent`: that did not come to the remote tier
     """
 
     start: Mapping[str, Any]
@@ -48,6 +50,9 @@ class Attempt(NamedTuple):
     seconds: Mapping[str, float]
     rows: tuple[Mapping[str, Any], ...]
     saved: tuple[int, ...]
+    unsaved: tuple[int, ...] = ()
+    sent: tuple[int, ...] = ()
+    unsent: tuple[int, ...] = ()
 
 
 class Goodput(NamedTuple):
@@ -133,8 +138,8 @@ def attempts_of(lines: Sequence[Mapping[str, Any]]) -> list[Attempt]:
         now = found[-1]
         if line["event"] == "steps":
             now = now._replace(step=line["last"], rows=(*now.rows, line))
-        elif line["event"] == "saved":
-            now = now._replace(saved=(*now.saved, line["step"]))
+        elif line["event"] in ("saved", "unsaved", "sent", "unsent"):
+            now = now._replace(**{line["event"]: (*getattr(now, line["event"]), line["step"])})
         elif line["event"] == "end":
             now = now._replace(step=line["step"], status=line["status"])
         if "seconds" in line:

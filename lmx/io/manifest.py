@@ -7,7 +7,7 @@ checkpoint. Here a checkpoint is a folder whose manifest is sound and whose file
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from lmx.io.files import map_files, read_json, sha256, to_json, to_plain, write_atomic
@@ -85,7 +85,11 @@ def read_manifest(folder: Path) -> Manifest | str:
     path = folder / NAME
     if not path.is_file():
         return f"{NAME} is missing: it was never finished, or copied in part"
-    content = read_json(path)
+    return parse_manifest(read_json(path))
+
+
+def parse_manifest(content: Any) -> Manifest | str:
+    """The manifest that the JSON of `lmx.json` says, or what is wrong with it."""
     if not isinstance(content, dict) or "digest" not in content:
         return f"{NAME} is damaged: not the JSON that was written"
     digest = content.pop("digest")
@@ -93,6 +97,10 @@ def read_manifest(folder: Path) -> Manifest | str:
         return f"{NAME} is damaged: its contents changed (sha256)"
     if content["format"] != FORMAT:
         return f"{NAME} has format {content['format']}; this version reads format {FORMAT}"
+    if any(
+        ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute() for name in content["files"]
+    ):
+        return f"{NAME} names files that are not in its folder"
     return Manifest(
         step=content["step"],
         meta=content["meta"],

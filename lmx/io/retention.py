@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lmx.io.config import Checkpoint
+from lmx.io.config import Checkpoint, RemoteTier
 
 
 def value_of(metrics: Mapping[str, Any], name: str) -> float | None:
@@ -22,11 +22,16 @@ def ranked(metrics: Mapping[int, Mapping[str, Any]], name: str, order: str) -> l
     return sorted(known, key=lambda step: (sign * known[step], step))
 
 
-def kept(metrics: Mapping[int, Mapping[str, Any]], config: Checkpoint) -> set[int]:
-    """Steps that stay, of those with whole checkpoints (step -> metrics); the newest always does."""
+def kept(
+    metrics: Mapping[int, Mapping[str, Any]], tier: Checkpoint | RemoteTier, best: tuple[str, str]
+) -> set[int]:
+    """Steps that stay in a tier, of those with whole checkpoints (step -> metrics); the newest always does.
+
+    `best`: the metric that says which is best, and `lowest` or `highest`.
+    """
     steps = sorted(metrics)
-    stay = set(steps[-config.keep_last :])
-    stay |= set(ranked(metrics, config.best_metric, config.best_is)[: config.keep_best])
-    if config.keep_every is not None:
-        stay |= {step for step in steps if step % config.keep_every == 0}
+    stay = set(steps[-tier.keep_last :])
+    stay |= set(ranked(metrics, *best)[: tier.keep_best])
+    if tier.keep_every is not None:
+        stay |= {step for step in steps if step % tier.keep_every == 0}
     return stay

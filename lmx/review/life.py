@@ -102,6 +102,9 @@ def as_json(life: Life) -> dict[str, Any]:
                 "steps_done_again": stage.lost,
                 "code": stage.code,
                 "checkpoints": list(stage.attempt.saved),
+                "not_saved": list(stage.attempt.unsaved),
+                "sent": list(stage.attempt.sent),
+                "not_sent": list(stage.attempt.unsent),
                 "seconds": dict(stage.attempt.seconds),
             }
             for stage in life.stages
@@ -115,6 +118,17 @@ def as_json(life: Life) -> dict[str, Any]:
             for change in life.changes
         ],
     }
+
+
+def _saves(attempt: Attempt) -> list[str]:
+    """What was saved and sent to the remote tier, and what could not be: a line each."""
+    told = {
+        "saved": attempt.saved,
+        "could not save": attempt.unsaved,
+        "sent to the remote tier": attempt.sent,
+        "not sent": attempt.unsent,
+    }
+    return [f"    {words} {', '.join(map(str, steps))}" for words, steps in told.items() if steps]
 
 
 def _plain(value: Any) -> Any:
@@ -140,8 +154,7 @@ def text(life: Life) -> str:
             f"attempt {number}  {when}, {took}: steps {start['step'] + 1} to {stage.attempt.step}{lost}, {stage.status}"
         )
         lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
-        if stage.attempt.saved:
-            lines.append(f"    saved {', '.join(map(str, stage.attempt.saved))}")
+        lines += _saves(stage.attempt)
     lines.append(f"checkpoints that are there: {', '.join(map(str, life.kept)) or 'none'}")
     for change in life.changes:
         lines.append("a resumed run changed")

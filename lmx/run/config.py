@@ -56,6 +56,7 @@ class TrainConfig(Config):
             *self.model.problems(),
             *self.mesh.problems(self.model.logical_axes()),
             *self.distributed.problems(),
+            *self.checkpoint.problems(),
             *_length_problems(self),
             *_batch_problems(self),
             *_size_problems(self),

@@ -15,10 +15,10 @@ from lmx.config.resume import load_resumed
 from lmx.config.schema import Difference, differences
 from lmx.config.types import Flag, Text
 from lmx.data.kept import FOLDER
-from lmx.io.checkpoints import Checkpoints, Which
 from lmx.io.files import write_atomic
 from lmx.io.fork_origin import FORK, Fork, write_fork
 from lmx.io.run_dir import split_rows
+from lmx.io.stored import Stored, Which
 from lmx.run.config import TrainConfig
 
 
@@ -63,7 +63,7 @@ def fork(run: Path, which: Which, changes: list[str], to: Path | None, **places:
     Every key may change; whether the checkpoint fits is seen when the run goes on. ConfigError, RequestError.
     """
     composed = load_resumed(run, changes, TrainConfig, command="train", extendable=["*"], **places)
-    checkpoints = Checkpoints(run / "checkpoints")
+    checkpoints = Stored(run / "checkpoints")
     step = checkpoints.manifest(which).step
     to = to or _free(run)
     if to.exists():

@@ -124,8 +124,8 @@ class Ledger(Observer):
 
     @override
     def checkpoint(self, moment: Moment, step: int) -> None:
-        if moment == "saved" and self._file is not None:
-            self._write("saved", time.time(), step=step)
+        if moment != "written" and self._file is not None:
+            self._write(moment, time.time(), step=step)
 
     def _flush(self) -> None:
         """A line on the steps that none tells of yet."""

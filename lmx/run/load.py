@@ -21,7 +21,7 @@ from lmx.data.kept import kept_tokenizer
 from lmx.data.pretrained import IdsOnly
 from lmx.infer.engine import Engine
 from lmx.infer.requests import Request
-from lmx.io.checkpoints import Checkpoints
+from lmx.io.stored import Stored
 from lmx.layers.kernels import KernelSet
 from lmx.layers.loss import logits
 from lmx.models import hf
@@ -225,7 +225,7 @@ def load(
     kept = weights
     if kept == "auto":
         kept = "params" if config.optimizer.ema_decay is None else "ema"
-    restored = Checkpoints(source.run / "checkpoints").restore_params(abstract, source.which, weights=kept)
+    restored = Stored(source.run / "checkpoints").restore_params(abstract, source.which, weights=kept)
     return Loaded(
         config,
         model,

@@ -17,6 +17,8 @@ from lmx.config.errors import RequestError
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
 from lmx.io.ledger import attempts_of, file_name, read_lines
+from lmx.io.remote import Remote, place_of
+from lmx.run.announce import Announced
 from lmx.run.config import TrainConfig
 from lmx.run.hosts import anyhow, of_first, several
 from lmx.run.ledger import Ledger
@@ -47,13 +49,15 @@ class OpenRun:
         warm_up()
         self.ledger = self._ledger(composed.hash)
         self.observers = observers_of(self.config, self.parts, run_path, self.ledger)
+        self._log: sinks.Sinks | None = None
         self.checkpoints = Checkpoints(
             run_path / "checkpoints",
             self.config.checkpoint,
+            remote=self._remote(resume=resume),
+            agree=Announced("save") if several() else None,
             warn=self._warn,
             tell=self.observers.checkpoint,
         )
-        self._log: sinks.Sinks | None = None
         self.start = 0
         self.state: TrainState = self._restore() if resume else ready.state  # type: ignore[assignment]
         self.throughput = Throughput.of(self.config, self.parts)
@@ -64,6 +68,13 @@ class OpenRun:
         if resume:
             self.log.say(f"going on after step {self.start}")
 
+    def _remote(self, *, resume: bool) -> Remote | None:
+        """The remote tier, which process 0 sends to and brings from for all: they share the run directory."""
+        tier = self.config.checkpoint.remote
+        if tier is None or not self.dir.primary:
+            return None
+        return Remote(place_of(self.dir.path, tier.path, resume=resume, say=self._warn))
+
     def _restore(self) -> TrainState:
         """The state of the newest valid checkpoint; what was written of later steps is taken away."""
         with self.observers.during("restore", 0):
@@ -71,6 +82,7 @@ class OpenRun:
         self.start = restored.step
         self._check_length()
         self.checkpoints.rewind(self.start)
+        self.checkpoints.catch_up(self.start)
         self.dir.cut_metrics(self.start)
         return restored.state
 
@@ -151,7 +163,13 @@ class OpenRun:
     def finish_saving(self, step: int) -> None:
         """Waits until the last checkpoint is whole; `step` is the run's last."""
         with self.observers.during("finish", step):
-            self.checkpoints.wait()
+            away = self.checkpoints.close()
+        if away:
+            assert self.config.checkpoint.remote is not None
+            self.log.warn(
+                f"the checkpoints of steps {', '.join(map(str, away))} are in {self.checkpoints.directory} alone, "
+                f"not at {self.config.checkpoint.remote.path}; keep the run directory"
+            )
 
     def sum_up(self, status: str, step: int, **results: Any) -> dict[str, Any]:
         """The contents of summary.json; goodput is said."""

@@ -15,8 +15,8 @@ from lmx.config.resume import load_resumed
 from lmx.data.dataset import row
 from lmx.data.loader import batches
 from lmx.data.tokenizers import TokenizerImpl
-from lmx.io.checkpoints import Checkpoints
 from lmx.io.records import read_metrics
+from lmx.io.stored import Stored
 from lmx.layers.loss import token_losses
 from lmx.params import path_name
 from lmx.run.build import Parts, build, make_state, to_devices
@@ -118,7 +118,7 @@ def look(run: Path, step: int, *, window: int, rows: int, tokens: int, changes: 
 
 
 def _state_before(run: Path, config: TrainConfig, parts: Parts, step: int) -> tuple[TrainState, int]:
-    checkpoints = Checkpoints(run / "checkpoints")
+    checkpoints = Stored(run / "checkpoints")
     earlier = [saved for saved in checkpoints.steps() if saved < step]
     if not earlier:
         return make_state(config, parts), 0

@@ -228,7 +228,6 @@ class Run(OpenRun):
             sample=sample,
         )
         self.dir.write_summary(results)
-        self.checkpoints.close()
         self.observers.close(status)
         self.draw()
         self.log.close()

@@ -13,8 +13,9 @@ Phase = Literal["restore", "input", "compile", "step", "evaluate", "sample", "sa
 step that is the first of its kind, `save` is the part of a save that holds the training up, `finish` waits at the end
 until the last checkpoint is whole."""
 
-Moment = Literal["written", "saved", "unsaved"]
-"""Of a checkpoint, told by the thread that writes it: its arrays are on disk, it is whole, it could not be written."""
+Moment = Literal["written", "saved", "unsaved", "sent", "unsent"]
+"""Of a checkpoint, told by the thread that writes or sends it: its arrays are on disk, it is whole, it could not be
+written; it is whole in the remote tier, it does not come there."""
 
 
 class Observer:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lmx.io.checkpoints import Checkpoints
 from lmx.io.retention import kept
+from lmx.io.stored import Stored
 from tests.io.states import abstract, assert_same, bits, config, make_state, save_steps
 
 
@@ -118,7 +119,7 @@ def test_retention(
     losses: dict, keep_last: int, keep_best: int, keep_every: int | None, best_is: str
 ) -> None:
     knobs = config(keep_last=keep_last, keep_best=keep_best, keep_every=keep_every, best_is=best_is)
-    stay = kept({step: {"eval/loss": loss} for step, loss in losses.items()}, knobs)
+    stay = kept({step: {"eval/loss": loss} for step, loss in losses.items()}, knobs, ("eval/loss", best_is))
     assert stay <= set(losses)
     assert set(sorted(losses)[-keep_last:]) <= stay
     assert keep_every is None or {s for s in losses if s % keep_every == 0} <= stay
@@ -136,7 +137,7 @@ def test_parameters_alone_need_no_optimizer(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, config())
     checkpoints.save(5, state, meta={"seed": 3})
     checkpoints.wait()
-    reader = Checkpoints(tmp_path)
+    reader = Stored(tmp_path)
     assert_same(reader.restore_params(abstract(state.params)).state, state.params)
     assert_same(reader.restore_params(abstract(state.params), weights="ema").state, state.ema)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state.params)

@@ -7,6 +7,7 @@ import pytest
 
 from lmx.config.errors import RequestError
 from lmx.io.checkpoints import Checkpoints
+from lmx.io.stored import Stored
 from tests.io.states import abstract, assert_same, config, make_state, save_steps
 
 KINDS = [
@@ -114,7 +115,7 @@ def test_a_damaged_one_asked_for_by_step_is_refused(sound: Path, tmp_path: Path)
     directory = tmp_path / "checkpoints"
     shutil.copytree(sound, directory)
     flip(next((directory / "20" / "state/state/d").iterdir()))
-    reader = Checkpoints(directory, warn=lambda _: None)
+    reader = Stored(directory, warn=lambda _: None)
     with pytest.raises(RequestError, match=r"20 is damaged: state/state/d/\w+ changed after it was written"):
         reader.restore_params(abstract(make_state().params), 20)
     assert reader.restore_params(abstract(make_state().params)).step == 10

@@ -9,6 +9,7 @@ import pytest
 from lmx.config.errors import RequestError
 from lmx.io import arrays
 from lmx.io.checkpoints import Checkpoints
+from lmx.io.stored import Stored
 from tests.io.states import abstract, config, make_state, save_steps
 
 
@@ -90,12 +91,12 @@ def test_a_misfit_is_no_damage(tmp_path: Path) -> None:
 
 def test_parameters_of_another_depth(directory: Path) -> None:
     with pytest.raises(RequestError, match=r"only in the checkpoint \(2\):\n    params\.layers\.1\.query"):
-        Checkpoints(directory).restore_params(abstract(make_state(depth=1).params))
+        Stored(directory).restore_params(abstract(make_state(depth=1).params))
 
 
 def test_no_average_of_the_weights(directory: Path) -> None:
     with pytest.raises(RequestError, match="it holds no average of the weights"):
-        Checkpoints(directory).restore_params(abstract(make_state().params), weights="ema")
+        Stored(directory).restore_params(abstract(make_state().params), weights="ema")
 
 
 def test_two_leaves_of_one_name(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def check(directory, *sizes):
     assert_same(found, state)
     for leaf, asked in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert leaf.sharding.is_equivalent_to(asked.sharding, leaf.ndim), (leaf.sharding, asked.sharding)
-    assert_same(Checkpoints(directory).restore_params(wanted.params).state, state.params)
+    assert_same(Stored(directory).restore_params(wanted.params).state, state.params)
 
 check(from_one, 4, 2)
 checkpoints = Checkpoints(from_eight, config())
