@@ -34,6 +34,12 @@ class RollCall:
                 found[other] = said
         return found
 
+    def address(self) -> str:
+        """host:port of the coordination service, which is a part of process 0."""
+        from jax._src import distributed
+
+        return str(distributed.global_state.coordinator_address)
+
     def name(self, process: int) -> str:
         """Number, host and process id."""
         if process not in self.names:

@@ -18,6 +18,7 @@ from lmx.config.errors import STOPPED
 from lmx.config.overrides import write_value
 from lmx.io.files import to_json, write_atomic
 from lmx.io.sinks import log_name
+from lmx.run.first import watch
 from lmx.run.hosts import leave
 from lmx.run.roll_call import RollCall
 from lmx.run.watchdog_config import Watchdog as Config
@@ -48,6 +49,10 @@ class Watchdog(Observer):
     @override
     def start(self, step: int, total: int) -> None:
         self.sign = time.monotonic()
+        if self.calls.mine != 0:
+            first = self.calls.name(0)
+            say = lambda: print(f"lmx train: {first} is gone", file=sys.stderr, flush=True)
+            watch(self.calls.address(), say, self.over)
         if self.config.factor is not None:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
