@@ -30,6 +30,19 @@ def is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
+def check(url: str) -> None:
+    """RequestError where what reaches this storage is not installed; nothing is reached."""
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(fsspec.core.split_protocol(url)[0] or "file")
+    except (ImportError, ValueError) as error:
+        raise RequestError(
+            f"checkpoint.remote.path={url} cannot be used: {error}\n    fix: pip install 'lmx[gcs]' (gs://) or "
+            "'lmx[s3]' (s3://), or checkpoint.remote=null"
+        ) from error
+
+
 class Remote:
     """A folder of checkpoints, reached by fsspec. Whatever fails there raises what its file system raises."""
 
@@ -39,13 +52,8 @@ class Remote:
         """
         import fsspec
 
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise RequestError(
-                f"checkpoint.remote.path: {url} cannot be used: {error}; install what it needs (gs://: pip install "
-                "gcsfs, s3://: pip install s3fs), or set checkpoint.remote=null"
-            ) from error
+        check(url)
+        self._fs, self._root = fsspec.core.url_to_fs(url)
         self.url = url
         self._known: dict[int, Manifest] = {}
 

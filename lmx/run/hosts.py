@@ -178,6 +178,21 @@ def shared_folder(own: Path) -> Path:
     return found
 
 
+MEET_S = 3600
+"""How long the processes of a run wait for the slowest one, as long as it lives."""
+
+
+def meet(where: str) -> None:
+    """Waits until every process of the run has called this with the same words, which are used once; no device is.
+
+    Raises what JAX raises where one of them is gone, or does not come within MEET_S.
+    """
+    if several():
+        from jax._src import distributed
+
+        distributed.global_state.client.wait_at_barrier(f"lmx/meet/{where}", 1000 * MEET_S)  # type: ignore[union-attr]
+
+
 def log_name() -> str:
     """The file of the run directory that this process keeps its log in."""
     return sinks.log_name(jax.process_index())

@@ -44,10 +44,6 @@ class StepPrograms:
         lowered = lowered_step(self._config, self._parts, self._row, norms=norms)
         return lowered.compile(compiler_options=compiler_options(self._config, self._parts))
 
-    def compiled(self, *, norms: bool) -> bool:
-        """Whether a step of this kind can be done at once."""
-        return norms in self._programs and self._programs[norms].done()
-
     def compile(self, *, norms: bool) -> None:
         """Waits until the program of this kind of step is there."""
         if norms not in self._programs:

@@ -20,7 +20,7 @@ from lmx.config.overrides import write_value
 from lmx.data.loader import batches
 from lmx.params import path_name
 from lmx.run.build import to_devices
-from lmx.run.hosts import several
+from lmx.run.hosts import meet, several
 from lmx.run.numbers import words_at_end
 from lmx.run.open_run import OpenRun
 from lmx.sharding.rows import rows_of_process
@@ -63,6 +63,7 @@ class Run(OpenRun):
         self.row_written = self.start
         self.evaluated: tuple[int, Evaluation] | None = None
         self.profiling = False
+        self.compiled: set[bool] = set()  # kinds of steps, with norms and without, that every process can do
         self.observers.start(self.start, self.total)
 
     # ---- steps
@@ -112,9 +113,13 @@ class Run(OpenRun):
 
     def _step(self, state: TrainState, batch: Batch, step: int) -> tuple[TrainState, dict[str, Any]]:
         norms = _every(self.config.trainer.norms_every, step)
-        if not self.step_program.compiled(norms=norms):
+        if norms not in self.compiled:
             with self.observers.during("compile", step):
                 self.step_program.compile(norms=norms)
+                meet(
+                    f"compiled {norms=}"
+                )  # else those that are done wait in a collective, which gives up sooner
+            self.compiled.add(norms)
         with self.observers.during("step", step):
             state, metrics = self.step_program(state, batch, norms=norms)
         self.observers.dispatched(step, metrics)

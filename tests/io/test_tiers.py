@@ -214,7 +214,7 @@ def test_a_run_finds_its_folder_again(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_is_not_installed_is_a_request_error() -> None:
-    with pytest.raises(RequestError, match="set checkpoint"):
+    with pytest.raises(RequestError, match=r"lmx\[gcs\]"):
         Remote("nosuch://bucket/x")
 
 
