@@ -11,6 +11,7 @@ import pytest
 
 from lmx.config.errors import RequestError
 from lmx.io.checkpoints import Checkpoints
+from lmx.io.manifest import Manifest, read_manifest, write_manifest
 from lmx.io.remote import ASIDE, RECORD, Remote, place_of
 from tests.io.states import abstract, assert_same, config, make_state
 
@@ -172,6 +173,19 @@ def test_half_a_copy_is_none(tmp_path: Path) -> None:
     shutil.rmtree(run.folder / "checkpoints")
     assert list(Remote(str(run.there)).manifests()) == [10]
     assert Run(tmp_path).restore() == 10
+
+
+def test_a_manifest_from_there_names_no_file_elsewhere(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.save(10)
+    run.checkpoints.close()
+    shutil.rmtree(run.folder / "checkpoints")
+    found = read_manifest(run.there / "10")
+    assert isinstance(found, Manifest)
+    for name in ("../../escaped", "/escaped"):
+        write_manifest(run.there / "10", found._replace(files={**found.files, name: (1, "00")}))
+        with pytest.raises(RequestError, match="no whole checkpoint"):
+            Run(tmp_path).restore()
 
 
 def test_damage_is_not_sent(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,10 +208,12 @@ def test_a_step_looked_into_is_the_step_that_the_run_did(straight):
     assert "has come to step 20" in late.stderr
 
 
-def test_sigterm_saves_and_the_run_goes_on(straight, text, tmp_path):
-    run = tmp_path / "stopped"
+def test_sigterm_saves_and_the_run_goes_on_on_another_host(straight, text, tmp_path):
+    """There it has nothing but what is in the remote tier."""
+    run, tier = tmp_path / "stopped", tmp_path / "tier"
+    tiers = ["checkpoint=tiered", f"checkpoint.remote.path={tier}"]
     process = subprocess.Popen(
-        command(*SMALL, f"data.path={text}", f"hydra.run.dir={run}", "trainer.steps=20"),
+        command(*SMALL, *tiers, f"data.path={text}", f"hydra.run.dir={run}", "trainer.steps=20"),
         env=ENVIRONMENT,
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -229,9 +232,14 @@ def test_sigterm_saves_and_the_run_goes_on(straight, text, tmp_path):
     reached = summary(run)["steps"]
     assert reached < 20
     assert (run / "checkpoints" / str(reached)).is_dir()
-    lmx(f"resume={run}")
-    assert rows(run) == rows(straight[0])
-    assert_same_state(run, straight[0], 20)
+    (there,) = tier.iterdir()
+    shutil.rmtree(run)
+    other = shutil.copytree(there / "run", tmp_path / "other")
+    done = lmx(f"resume={other}")
+    assert f"the checkpoint of step {reached} was brought from {there}" in done.stderr
+    assert rows(other) == rows(straight[0])
+    assert_same_state(other, straight[0], 20)
+    assert "sent to the remote tier" in text_of(of(other))
 
 
 def test_resume_refuses_another_model_and_shows_it(straight):
