@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import shlex
 import statistics
 import sys
@@ -51,8 +52,9 @@ class Watchdog(Observer):
         self.sign = time.monotonic()
         if self.calls.mine != 0:
             first = self.calls.name(0)
-            say = lambda: print(f"lmx train: {first} is gone", file=sys.stderr, flush=True)
-            watch(self.calls.address(), say, self.over)
+            say = lambda words: lambda: os.write(2, f"lmx train: {words}\n".encode())  # at once: JAX is quick
+            ended, gone = say(f"the connection to {first} has ended"), say(f"{first} is gone")
+            watch(self.calls.address(), ended, gone, self.over)
         if self.config.factor is not None:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
