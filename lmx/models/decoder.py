@@ -23,7 +23,7 @@ from lmx.layers.mlp import mlp
 from lmx.layers.moe import moe
 from lmx.layers.names import ATTENTION_OUT, BLOCK_INPUT, MLP_OUT, named
 from lmx.models import narrow, pipeline
-from lmx.models.caches import filling_of, init_cache, slot_of
+from lmx.models.caches import cache_shardings, filling_of, init_cache, slot_of
 from lmx.models.config import Decoder
 from lmx.models.embedding import embed, rope_tables
 from lmx.models.flops import decoder_flops
@@ -54,6 +54,7 @@ def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shar
         flops=lambda length: decoder_flops(config, length),
         config=config,
         settle=partial(_settle, config) if config.moe else None,
+        cache_shardings=partial(cache_shardings, network),
     )
 
 
