@@ -44,6 +44,8 @@ class KernelSet(NamedTuple):
         tokens in the order of their experts, and the product with those: see `lmx.layers.grouped`.
     exchange
         how tokens get to the devices of their experts: see `lmx.layers.exchange`.
+    exchange_room
+        room of a device for the pairs of another, in even shares; None: for all that can come.
     cross_entropy(hidden_BTD, head, targets_BT, weights_BT, *, z_loss) -> Losses
     token_losses(hidden_BTD, head, targets_BT) -> nll_BT
         see `lmx.layers.loss`.
@@ -58,6 +60,7 @@ class KernelSet(NamedTuple):
     exchange: Literal["dense", "ragged"]
     cross_entropy: Callable[..., Losses]
     token_losses: Callable[..., jax.Array]
+    exchange_room: float | None = None
     precision: Precision | None = None
 
 
@@ -124,6 +127,7 @@ def build(
         attention_name=attention_name,
         group=_group(config, platform, auto),
         exchange=_exchange(config, platform),
+        exchange_room=config.exchange_room,
         cross_entropy=cross_entropy,
         token_losses=token_losses,
     )

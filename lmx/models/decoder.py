@@ -112,7 +112,7 @@ def _gathered(config: Decoder, aux: list[Aux]) -> Aux:
     sums = {name: jnp.concatenate(values) for name, values in parts.items()}
     if not sums:
         return {}
-    counts = {f"count/{name}": sums[name] for name in ("choices", "dropped") if name in sums}
+    counts = {f"count/{name}": sums[name] for name in ("choices", "dropped", "overflow") if name in sums}
     return balance.losses(sums, config.moe) | counts
 
 
