@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from lmx.config.mesh import Rules
 from lmx.layers import exchange
 from lmx.layers.mlp import hidden, weight_axes
+from lmx.layers.names import scope
 from lmx.sharding import Shard, split_axes
 from lmx.types import Tree
 
@@ -191,7 +192,9 @@ def _pairs(
         return y + (bias if name != "down" or work.bias is True else jnp.where(work.bias, bias, 0))
 
     h_RF = hidden(lambda name: product(x_RD, name), config=config, kernels=work.kernels)
-    y_MJD = product(h_RF, "down").at[grouping.rows].get(mode="clip")
+    with scope("down"):
+        y_RD = product(h_RF, "down")
+    y_MJD = y_RD.at[grouping.rows].get(mode="clip")
     return jnp.where((experts_MJ < held)[..., None], y_MJD, 0) if work.some else y_MJD
 
 

@@ -14,7 +14,7 @@ from lmx.layers.activations import ACTIVATIONS
 from lmx.layers.choice import Needs
 from lmx.layers.grouped import Grouping
 from lmx.layers.loss import Head, Losses
-from lmx.layers.names import ATTENTION_CONTEXT, named
+from lmx.layers.names import ATTENTION_CONTEXT, named, scope
 from lmx.layers.partition import over_mesh
 from lmx.layers.precision_config import Precision
 from lmx.layers.quantised import Coarse
@@ -99,16 +99,10 @@ def build(
     ) -> Losses:
         pieces = chunks(hidden_BTD, head)
         turned = chosen("products") == "cpu"
-        return loss.cross_entropy(
-            hidden_BTD,
-            head,
-            targets_BT,
-            weights_BT,
-            z_loss=z_loss,
-            chunks=pieces,
-            turned=turned,
-            spread=spread_of(mesh, rules, hidden_BTD.shape),
-        )
+        spread = spread_of(mesh, rules, hidden_BTD.shape)
+        knobs = {"z_loss": z_loss, "chunks": pieces, "turned": turned, "spread": spread}
+        with scope("head"):
+            return loss.cross_entropy(hidden_BTD, head, targets_BT, weights_BT, **knobs)
 
     def token_losses(hidden_BTD: jax.Array, head: Head, targets_BT: jax.Array) -> jax.Array:
         return loss.token_losses(hidden_BTD, head, targets_BT, chunks=chunks(hidden_BTD, head))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from lmx.layers.capacity import capacity, keep
 from lmx.layers.experts import Chosen, through_experts
 from lmx.layers.mlp import mlp, mlp_specs
+from lmx.layers.names import scope
 from lmx.params import Init, Param
 from lmx.types import Tree
 
@@ -123,7 +124,8 @@ def moe(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Output [B, T, D] in the dtype of `x`, and this layer's `_sums`. With a cache nothing is dropped."""
     moe = config.moe
-    routing = route(x_BTD, params["router"], moe)
+    with scope("router"):
+        routing = route(x_BTD, params["router"], moe)
     experts_BTJ, weights_BTJ = routing.experts, routing.weights.astype(x_BTD.dtype)
     room, kept_BTJ = None, None
     if moe.capacity_factor is not None and not cached:
@@ -132,9 +134,11 @@ def moe(
         experts_BTJ = jnp.where(kept_BTJ, experts_BTJ, moe.n_experts)
     chosen = Chosen(x_BTD, experts_BTJ, weights_BTJ)
     knobs = {"config": config, "kernels": kernels, "shard": shard, "room": room, "bounded": not cached}
-    y_BTD, over_BT = through_experts(chosen, params["experts"], **knobs)
+    with scope("experts"):
+        y_BTD, over_BT = through_experts(chosen, params["experts"], **knobs)
     y_BTD = shard(y_BTD, ("batch", "length", "act_embed"))
     if moe.shared_d_ff:
-        y_BTD = y_BTD + mlp(x_BTD, params["shared"], config=config, kernels=kernels, shard=shard)
+        with scope("shared"):
+            y_BTD = y_BTD + mlp(x_BTD, params["shared"], config=config, kernels=kernels, shard=shard)
     counted_BT = None if segments_BT is None else segments_BT != 0
     return y_BTD, _sums(routing, moe, counted_BT, kept_BTJ, over_BT)

@@ -309,8 +309,9 @@ def _version(package: str) -> str:
 
 @functools.cache
 def _readers() -> str:
-    """A hash of the code that reads compiled programs."""
-    from lmx import review
+    """A hash of the code that reads compiled programs, and of the code whose names it reads there."""
+    from lmx import layers, models, review
 
-    files = sorted(path for folder in review.__path__ for path in Path(folder).glob("*.py"))
+    folders = [folder for package in (layers, models, review) for folder in package.__path__]
+    files = sorted(path for folder in folders for path in Path(folder).glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -157,6 +157,9 @@ def test_a_report_has_its_keys_and_comes_from_the_cache_again(tmp_path):
     assert told["devices"] == 8
     assert told["peak_bytes"] == told["argument_bytes"] + told["output_bytes"] + told["temp_bytes"]
     names = [b["name"] for b in told["largest_buffers"]]
+    temporary = [b["name"] for b in told["largest_buffers"] if b["kind"] == "temporary"]
+    parts = ("layers.0.", "head", "embedding", "gradient of ")
+    assert sum(name.startswith(parts) for name in temporary) >= 0.8 * len(temporary), temporary
     assert 0 < len(names) <= 10
     assert {c["axes"] for c in told["collectives"]} == {"fsdp"}
     assert {"all-gather", "all-reduce"} <= {c["kind"] for c in told["collectives"]}
