@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from lmx.infer.requests import Request, Result, TokenLogprob, bucket, check, controls_of
+from lmx.infer.progress import Progress
+from lmx.infer.requests import Request, Result, bucket, check, controls_of
 from lmx.infer.sampling import TOP_LOGPROBS, Chosen, Controls, choose
-from lmx.infer.text import TextStream
 from lmx.layers.loss import logits
 from lmx.models.model import Model
 from lmx.types import KVCache, Tree
@@ -65,39 +66,47 @@ class Engine:
         max_length: int | None = None,
         max_batch: int = 16,
         steps: int = STEPS,
+        compiler_options: dict[str, Any] | None = None,
     ) -> None:
-        """`params` as the model's forward takes them, prepared or not.
+        """`params` as the model's forward takes them, prepared or not; abstract where programs are only lowered.
 
         `vocab_size`: ids from there on are never chosen. `max_length`: longest prompt and continuation, the
         model's own limit when None. `max_batch`: rows at once. `steps`: tokens between two looks at stop texts.
+        `compiler_options`: of every program.
         """
         self.model, self.params, self.tokenizer = model, params, tokenizer
         self.vocab_size = model.config.vocab_size
         limits = [n for n in (model.config.max_length(), max_length) if n is not None]
         self.max_length = min(limits, default=None)
         self.max_batch, self.steps = max_batch, min(steps, STEPS)
-        chosen = partial(_choose, model, vocab_size)
-        self._prefill = jax.jit(partial(_prefill, model, chosen))
-        self._grow = jax.jit(partial(_grow, model), static_argnums=1)
-        self._decode = jax.jit(partial(_decode, model, chosen), donate_argnums=1)
-        self._refill = jax.jit(partial(_refill, model))
+        self._known = self.vocab_size if vocab_size is None else vocab_size
+        chosen = partial(_choose, model)
+        jit = partial(jax.jit, compiler_options=compiler_options)
+        self._prefill = jit(partial(_prefill, model, chosen))
+        self._grow = jit(partial(_grow, model), static_argnums=1)
+        self._decode = jit(partial(_decode, model, chosen), donate_argnums=1)
+        self._refill = jit(partial(_refill, model))
         self._switches = model.config.rope_switches()
 
     def check(self, request: Request) -> None:
         """ValueError when the request cannot be honoured."""
         check(request, vocab_size=self.vocab_size, max_length=self.max_length)
 
+    def cache_length(self, length: int) -> int:
+        """Positions of the caches that hold `length` tokens."""
+        return bucket(length, least=LEAST_LENGTH, most=self.max_length)
+
     def start(self, requests: Sequence[Request]) -> tuple[Rows, Controls, Chosen]:
         """The batch after prefill, its controls on the device, and the first tokens, [B, 1]."""
         rows = bucket(len(requests))
         longest = max(len(r.tokens) for r in requests)
-        width = bucket(longest, least=LEAST_LENGTH, most=self.max_length)
+        width = self.cache_length(longest)
         whole = max(len(r.tokens) + r.max_new_tokens for r in requests)
-        capacity = max(width, bucket(whole, least=LEAST_LENGTH, most=self.max_length))
+        capacity = max(width, self.cache_length(whole))
         tokens_BT = np.zeros((rows, width), np.int32)
         for row, request in enumerate(requests):
             tokens_BT[row, : len(request.tokens)] = request.tokens
-        controls = jax.device_put(controls_of(requests, rows))
+        controls = jax.device_put(controls_of(requests, rows, vocab_size=self._known))
         state, first = self._prefill(self.params, tokens_BT, controls)
         return (self._grow(state, capacity) if capacity > width else state), controls, first
 
@@ -106,7 +115,7 @@ class Engine:
 
         More than `lmx.infer.requests.WIDTH` entries of `logit_bias` or `stop_tokens` are not foreseen.
         """
-        longest = bucket(length, least=LEAST_LENGTH, most=self.max_length)
+        longest = self.cache_length(length)
         sizes = [LEAST_LENGTH]
         while sizes[-1] < longest:
             sizes.append(min(2 * sizes[-1], longest))
@@ -125,6 +134,25 @@ class Engine:
     ) -> tuple[Rows, Chosen]:
         """Up to `steps` more tokens a row, [B, STEPS]; rows of `halted` get none. The state is donated."""
         return self._decode(self.params, state, controls, halted_B, np.int32(steps))
+
+    def lowered(self, rows: int, length: int) -> jax.stages.Lowered:
+        """The program of `advance` for `rows` rows and caches of `length` positions; `params` may be abstract."""
+        one = Request(tokens=[0], max_new_tokens=1)
+        rows, length = bucket(rows), self.cache_length(length)
+        controls = controls_of([one] * rows, rows, vocab_size=self._known)
+        prompts_BT = jax.ShapeDtypeStruct((rows, length), np.int32)
+        state = jax.eval_shape(self._prefill, self.params, prompts_BT, controls)[0]
+        layout = _layout(self.model, state)
+        if layout is None:  # one device, that of the parameters
+            there = jax.tree.leaves(self.params)[0].sharding
+            there = NamedSharding(there.mesh, PartitionSpec()) if isinstance(there, NamedSharding) else there
+            layout = jax.tree.map(lambda _: there, state)
+        state = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s, weak_type=x.weak_type),
+            state,
+            layout,
+        )
+        return self._decode.lower(self.params, state, controls, np.zeros(rows, bool), np.int32(self.steps))
 
     def stream(self, requests: Sequence[Request], results: list[Result | None]) -> Iterator[Delta]:
         """Texts as they come; `results` (one place a request) is filled as requests end. ValueError for a bad one.
@@ -151,7 +179,7 @@ class Engine:
         # No step: what has to be compiled is compiled before the clock starts.
         state, _ = self.advance(state, controls, np.zeros(state.done.shape, bool), 0)
         began = time.perf_counter()
-        progress = [_Progress(request, self.tokenizer) for request in requests]
+        progress = [Progress(request, self.tokenizer) for request in requests]
         made_before = np.zeros(len(requests), np.int32)
         while True:
             made = np.asarray(state.made)[: len(requests)]
@@ -189,61 +217,31 @@ class Engine:
         return state, steps
 
 
-class _Progress:
-    """One request's continuation on the host."""
-
-    def __init__(self, request: Request, tokenizer: Any) -> None:
-        self.request = request
-        self.ids: list[int] = []
-        self.logprobs: list[TokenLogprob] = []
-        self.ended, self.reason = False, "length"
-        self._stops = frozenset(request.stop_tokens)
-        self._text = None if tokenizer is None else TextStream(tokenizer, request.tokens, request.stop)
-
-    def push(self, chosen: Chosen, row: int, count: int) -> str:
-        """Takes the first `count` tokens of a row; the text that may now be shown."""
-        new = [int(i) for i in chosen.ids[row, :count]]
-        end = next((n for n, i in enumerate(new) if i in self._stops), None)
-        if end is not None:
-            new, self.ended, self.reason = new[:end], True, "stop"
-        if self.request.logprobs is not None:
-            self.logprobs += [self._logprob(chosen, row, n) for n in range(len(new))]
-        self.ids += new
-        text = "" if self._text is None else self._text.push(new)
-        if self._text is not None and self._text.stopped:
-            self.ended, self.reason = True, "stop"
-        self.ended = self.ended or len(self.ids) >= self.request.max_new_tokens
-        if self.ended and self._text is not None:
-            text += self._text.finish()
-        return text
-
-    def _logprob(self, chosen: Chosen, row: int, n: int) -> TokenLogprob:
-        best = zip(chosen.top_ids[row, n], chosen.top_logprobs[row, n], strict=True)
-        pairs = [(int(i), float(value)) for i, value in best]
-        return TokenLogprob(float(chosen.logprob[row, n]), pairs[: self.request.logprobs])
-
-    def result(self, seconds: float) -> Result:
-        """The whole, `seconds` after the first token was there."""
-        kept = len(self.ids) if self._text is None else self._text.kept
-        return Result(
-            self.ids[:kept],
-            "" if self._text is None else self._text.text,
-            "stop" if self.reason == "stop" else "length",
-            self.logprobs[:kept] if self.request.logprobs is not None else None,
-            (len(self.ids) - 1) / seconds if len(self.ids) > 1 else 0.0,
-        )
-
-
-def _choose(
-    model: Model,
-    vocab_size: int | None,
-    params: Tree,
-    hidden_BD: jax.Array,
-    controls: Controls,
-    cache: KVCache,
-) -> Chosen:
+def _choose(model: Model, params: Tree, hidden_BD: jax.Array, controls: Controls, cache: KVCache) -> Chosen:
     y_BV = logits(hidden_BD, model.head(params))
-    return choose(y_BV, controls, tokens_BS=cache.tokens, lengths_B=cache.lengths, vocab_size=vocab_size)
+    return choose(y_BV, controls, tokens_BS=cache.tokens, lengths_B=cache.lengths)
+
+
+def _layout(model: Model, state: Rows) -> Rows | None:
+    """How the arrays of a batch lie on the mesh, the same after every program; None: as the compiler likes."""
+    cache = None if model.cache_shardings is None else model.cache_shardings(state.cache)
+    if cache is None:
+        return None
+    everywhere = NamedSharding(cache.lengths.mesh, PartitionSpec())  # every host reads these
+    return Rows(cache, everywhere, everywhere, everywhere)
+
+
+def _laid(model: Model, state: Rows, made: Chosen) -> tuple[Rows, Chosen]:
+    layout = _layout(model, state)
+    if layout is None:
+        return state, made
+    everywhere = jax.tree.map(lambda _: layout.done, made)
+    return jax.lax.with_sharding_constraint((state, made), (layout, everywhere))
+
+
+def _laid_rows(model: Model, state: Rows) -> Rows:
+    layout = _layout(model, state)
+    return state if layout is None else jax.lax.with_sharding_constraint(state, layout)
 
 
 def _ended(ids_B: jax.Array, made_B: jax.Array, controls: Controls) -> jax.Array:
@@ -265,7 +263,7 @@ def _prefill(
     first = chosen(params, last_BD, controls, cache)
     made_B = jnp.minimum(controls.limit, 1)
     state = Rows(cache, first.ids, made_B, _ended(first.ids, made_B, controls))
-    return state, jax.tree.map(lambda x: x[:, None], first)
+    return _laid(model, state, jax.tree.map(lambda x: x[:, None], first))
 
 
 def _grow(model: Model, state: Rows, length: int) -> Rows:
@@ -275,7 +273,7 @@ def _grow(model: Model, state: Rows, length: int) -> Rows:
         return jnp.pad(x, [(0, n - m) for m, n in zip(x.shape, wanted.shape, strict=True)])
 
     wanted = jax.eval_shape(lambda: model.init_cache(state.done.shape[0], length))
-    return state._replace(cache=jax.tree.map(longer, state.cache, wanted))
+    return _laid_rows(model, state._replace(cache=jax.tree.map(longer, state.cache, wanted)))
 
 
 def _refill(model: Model, params: Tree, state: Rows, crosses_B: jax.Array) -> Rows:
@@ -294,7 +292,7 @@ def _refill(model: Model, params: Tree, state: Rows, crosses_B: jax.Array) -> Ro
         name: jax.tree.map(pick, getattr(made, name), getattr(cache, name))
         for name in ("keys", "values", "inputs")
     }
-    return state._replace(cache=cache._replace(**held))
+    return _laid_rows(model, state._replace(cache=cache._replace(**held)))
 
 
 def _decode(
@@ -329,7 +327,8 @@ def _decode(
         made_B = rows.made + ~rows.done
         made = jax.tree.map(lambda all_, one: all_.at[:, i].set(one), made, new)
         next_B = jnp.where(rows.done, rows.next, new.ids)
-        return i + 1, Rows(cache, next_B, made_B, rows.done | _ended(new.ids, made_B, controls)), made
+        rows = Rows(cache, next_B, made_B, rows.done | _ended(new.ids, made_B, controls))
+        return i + 1, *_laid(model, rows, made)
 
     state = state._replace(done=state.done | halted_B)
     return jax.lax.while_loop(going, step, (jnp.int32(0), state, made))[1:]

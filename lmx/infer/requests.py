@@ -125,8 +125,11 @@ def bucket(n: int, *, least: int = 1, most: int | None = None) -> int:
     return size if most is None else min(size, max(most, n))
 
 
-def controls_of(requests: Sequence[Request], rows: int) -> Controls:
-    """The arrays of a batch of `rows` rows, the last of which may be empty (no token to choose)."""
+def controls_of(requests: Sequence[Request], rows: int, *, vocab_size: int) -> Controls:
+    """The arrays of a batch of `rows` rows, the last of which may be empty (no token to choose).
+
+    `vocab_size`: ids from there on are never chosen.
+    """
     wide_bias = bucket(max(len(r.logit_bias) for r in requests), least=WIDTH)
     wide_stop = bucket(max(len(r.stop_tokens) for r in requests), least=WIDTH)
     empty = rows - len(requests)
@@ -158,4 +161,5 @@ def controls_of(requests: Sequence[Request], rows: int) -> Controls:
         prompt=each(lambda r: len(r.tokens), 1, np.int32),
         limit=each(lambda r: r.max_new_tokens, 0, np.int32),
         logprobs=each(lambda r: r.logprobs is not None, False, bool),
+        vocab=np.full(rows, vocab_size, np.int32),
     )

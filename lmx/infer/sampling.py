@@ -31,6 +31,7 @@ class Controls(NamedTuple):
     prompt_B        int32, length of the prompt
     limit_B         int32, tokens to be chosen at most
     logprobs_B      bool, whether log-probabilities are wanted
+    vocab_B         int32; ids from there on (padding of the vocabulary) are never chosen
     """
 
     temperature: Any
@@ -48,6 +49,7 @@ class Controls(NamedTuple):
     prompt: Any
     limit: Any
     logprobs: Any
+    vocab: Any
 
 
 class Chosen(NamedTuple):
@@ -161,22 +163,10 @@ def _logprobs(logits_BV: jax.Array, ids_B: jax.Array) -> tuple[jax.Array, jax.Ar
     return chosen_B, jnp.pad(best_ids, room), jnp.pad(best, room, constant_values=-jnp.inf)
 
 
-def choose(
-    logits_BV: jax.Array,
-    controls: Controls,
-    *,
-    tokens_BS: jax.Array,
-    lengths_B: jax.Array,
-    vocab_size: int | None = None,
-) -> Chosen:
-    """The tokens at positions `lengths`, given those before them; each row as if it were alone.
-
-    Logits of the ids from `vocab_size` on (padding of the vocabulary) are -inf.
-    """
-    b = logits_BV.shape[0]
-    if vocab_size is not None and vocab_size < logits_BV.shape[-1]:
-        logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < vocab_size, logits_BV, -jnp.inf)
-    c = controls
+def choose(logits_BV: jax.Array, controls: Controls, *, tokens_BS: jax.Array, lengths_B: jax.Array) -> Chosen:
+    """The tokens at positions `lengths`, given those before them; each row as if it were alone."""
+    b, c = logits_BV.shape[0], controls
+    logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < c.vocab[:, None], logits_BV, -jnp.inf)
     punished = (c.repetition != 1) | (c.presence != 0) | (c.frequency != 0)
     more = [(c.bias_ids >= 0).any(), punished.any(), (c.temperature > 0).any(), c.logprobs.any()]
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lmx.layers.cache import CacheSlot, Filling, Held
-from lmx.layers.names import KEY, QUERY, VALUE, all_named
+from lmx.layers.names import KEY, QUERY, VALUE, all_named, scope
 from lmx.layers.norm import norm, norm_specs
 from lmx.layers.rope import rotate
 from lmx.params import Init, Param
@@ -211,5 +211,6 @@ def attention(
 def project_out(o_BTNH: jax.Array, params: Tree, *, config: Any, kernels: Any, shard: Any) -> jax.Array:
     """Heads back to the residual stream, [B, T, D]."""
     o_BTNH = shard(o_BTNH, ("batch", "length", "act_heads", None))
-    y_BTD = kernels.einsum("btnh,nhd->btd", o_BTNH, params["out"])
+    with scope("out"):
+        y_BTD = kernels.einsum("btnh,nhd->btd", o_BTNH, params["out"])
     return y_BTD + params["out_bias"] if config.attention.out_bias else y_BTD

@@ -30,17 +30,19 @@ def loads(choices_LE: jax.Array) -> jax.Array:
 
 
 def statistics(counts: Sums) -> dict[str, jax.Array]:
-    """What is shown of a step's counts, "choices" [L, E] and perhaps "dropped" [L].
+    """What is shown of a step's counts, "choices" [L, E] and perhaps "dropped" and "overflow" [L].
 
     experts/load        [L, E], in even shares
     experts/max_load    the largest of all; experts/min_load the smallest
-    experts/dropped     share of the choices that found no room
+    experts/dropped     share of the choices that found no room with their expert
+    experts/overflow    share that found none on the way to their expert's device
     """
     load_LE = loads(counts["choices"])
     shown = {"experts/load": load_LE, "experts/max_load": load_LE.max(), "experts/min_load": load_LE.min()}
-    if "dropped" in counts:
-        total = jnp.maximum(counts["choices"].sum(dtype=jnp.float32), 1)
-        shown["experts/dropped"] = counts["dropped"].sum(dtype=jnp.float32) / total
+    total = jnp.maximum(counts["choices"].sum(dtype=jnp.float32), 1)
+    for name in ("dropped", "overflow"):
+        if name in counts:
+            shown[f"experts/{name}"] = counts[name].sum(dtype=jnp.float32) / total
     return shown
 
 

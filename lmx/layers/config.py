@@ -68,6 +68,14 @@ class Kernels(Config):
         "filled or not (dense), or what is filled (ragged: not on CPU); auto: ragged on TPU and GPU",
         effect="throughput",
     )
+    exchange_room: PositiveReal | None = field(
+        "room of a device for the tokens of another on their way to its experts, in even shares of its choices: what "
+        "finds none is left out, and counted (experts/overflow of each logged step); null: room for all that can come, "
+        "so that nothing is left out",
+        effect="numerics",
+        example="1.5",
+        before=None,
+    )
     logits_mib: PositiveReal = field(
         "float32 logits held at once on a device: the loss is computed in as many pieces as that takes",
         unit="MiB",

@@ -1,6 +1,7 @@
 """Rows to the devices that hold their experts, and back: all-to-all in two forms.
 
-Both are exact however uneven the loads are, for a device has room for all that others can send it. `dense` sends that
+Both are exact however uneven the loads are, for a device has room for all that others can send it, unless its room is
+bounded (`first_come`). `dense` sends that
 room, filled or not (`jax.lax.all_to_all`, on every platform); `ragged` sends the filled part alone
 (`jax.lax.ragged_all_to_all`, on TPU and GPU).
 """
@@ -34,6 +35,16 @@ class Route(NamedTuple):
     homes: jax.Array
     experts: jax.Array
     came: jax.Array
+
+
+def first_come(experts_P: jax.Array, held: int, *, devices: int, room: int) -> jax.Array:
+    """Which pairs find room, bool [P]: the first `room` for each device of `held` experts; those for nowhere do."""
+    homes_P = experts_P // held
+    order_P = jnp.argsort(homes_P, stable=True)
+    places_P = jnp.zeros_like(order_P).at[order_P].set(jnp.arange(order_P.shape[0], dtype=order_P.dtype))
+    sizes_N = counts(homes_P, devices)
+    starts_N = jnp.cumsum(sizes_N) - sizes_N
+    return (homes_P >= devices) | (places_P - starts_N.at[homes_P].get(mode="clip") < room)
 
 
 def plan(experts_P: jax.Array, n_experts: int, *, axis: tuple[str, ...], devices: int, room: int) -> Route:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from lmx.config.mesh import Rules
 from lmx.layers import exchange
 from lmx.layers.mlp import hidden, weight_axes
+from lmx.layers.names import scope
 from lmx.sharding import Shard, split_axes
 from lmx.types import Tree
 
@@ -67,36 +68,68 @@ class Layout(NamedTuple):
 
 
 def through_experts(
-    chosen: Chosen, params: Tree, *, config: Any, kernels: Any, shard: Shard, room: int | None
-) -> jax.Array:
+    chosen: Chosen, params: Tree, *, config: Any, kernels: Any, shard: Shard, room: int | None, bounded: bool
+) -> tuple[jax.Array, jax.Array | None]:
     """[B, T, D] in the dtype of `x`: the sum of the chosen experts' outputs, each times its weight.
 
-    `room`: the most pairs that an expert takes of one sequence; None: all that come. What does not divide over the
-    mesh (a batch of one prompt) is computed by every device.
+    And int32 [B, T], how many of a token's choices found no room on the way to their experts' devices; None where all
+    that can come has room. `room`: the most pairs that an expert takes of one sequence; None: all that come. `bounded`:
+    whether `kernels.exchange_room` holds. What does not divide over the mesh (a batch of one prompt) is computed by
+    every device.
     """
     mesh, rules, n_experts = shard.mesh, shard.rules, config.moe.n_experts
     if mesh is None:
-        return _own(chosen, params, Work(config, kernels, n_experts, room is not None))
+        return _own(chosen, params, Work(config, kernels, n_experts, room is not None)), None
     layout = layout_of(chosen.x.shape, mesh, rules)
     rows = PartitionSpec(layout.batch or None, layout.length or None, None)
     specs = {n: PartitionSpec(*(split_axes(rules, a) or None for a in _axes(n))) for n in params}
     exchanging = math.prod(mesh.shape[name] for name in layout.exchanged)
     held = n_experts // (exchanging * math.prod(mesh.shape[name] for name in layout.summed))
+    factor = kernels.exchange_room if bounded and layout.exchanged else None
 
-    def local(chosen: Chosen, params: Tree) -> jax.Array:
+    def local(chosen: Chosen, params: Tree) -> Any:
         params = {name: _gathered(w, name, rules, layout) for name, w in params.items()}
         bias = jax.lax.axis_index(layout.hidden) == 0 if layout.hidden else True
         work = Work(config, kernels, held, room is not None or held < n_experts, bias)
         if layout.exchanged:
-            return _summed(_exchanged(chosen, params, work, layout.exchanged, exchanging, room), layout)
+            most = _most(chosen, work, room)
+            if factor is not None:
+                chosen, over_BT, most = _within(chosen, work, exchanging, factor, most)
+                return _summed(
+                    _exchanged(chosen, params, work, layout.exchanged, exchanging, most), layout
+                ), over_BT
+            return _summed(_exchanged(chosen, params, work, layout.exchanged, exchanging, most), layout)
         if layout.summed:
             own = chosen.experts - jax.lax.axis_index(layout.summed) * held
             chosen = chosen._replace(experts=jnp.where((own >= 0) & (own < held), own, held))
         return _summed(_own(chosen, params, work), layout)
 
     # Unchecked: the products' kernels do not say which axes their results vary over.
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=(rows, specs), out_specs=rows, check_vma=False)
-    return mapped(chosen, params)
+    made = rows if factor is None else (rows, PartitionSpec(*rows[:2]))
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(rows, specs), out_specs=made, check_vma=False)
+    return (mapped(chosen, params), None) if factor is None else mapped(chosen, params)
+
+
+def _most(chosen: Chosen, work: Work, room: int | None) -> int:
+    """Pairs that another device may get of this one: a token's choices are different experts."""
+    b, t, j = chosen.experts.shape
+    most = b * t * min(j, work.held)
+    return most if room is None else min(most, work.held * b * min(room, t))
+
+
+def _within(
+    chosen: Chosen, work: Work, devices: int, factor: float, most: int
+) -> tuple[Chosen, jax.Array, int]:
+    """`chosen` without the pairs for which a device has no room, how many those are of each token, and the room.
+
+    The room of a device for the pairs of another is `factor` times an even share of them, and `most` at most; earlier
+    tokens come first.
+    """
+    room = min(most, -int(-factor * chosen.experts.size // devices))
+    kept_P = exchange.first_come(chosen.experts.reshape(-1), work.held, devices=devices, room=room)
+    kept_BTJ = kept_P.reshape(chosen.experts.shape)
+    experts_BTJ = jnp.where(kept_BTJ, chosen.experts, work.config.moe.n_experts)
+    return chosen._replace(experts=experts_BTJ), (~kept_BTJ).sum(-1, dtype=jnp.int32), room
 
 
 def _axes(name: str) -> tuple[str, ...]:
@@ -159,7 +192,9 @@ def _pairs(
         return y + (bias if name != "down" or work.bias is True else jnp.where(work.bias, bias, 0))
 
     h_RF = hidden(lambda name: product(x_RD, name), config=config, kernels=work.kernels)
-    y_MJD = product(h_RF, "down").at[grouping.rows].get(mode="clip")
+    with scope("down"):
+        y_RD = product(h_RF, "down")
+    y_MJD = y_RD.at[grouping.rows].get(mode="clip")
     return jnp.where((experts_MJ < held)[..., None], y_MJD, 0) if work.some else y_MJD
 
 
@@ -176,15 +211,11 @@ def _own(chosen: Chosen, params: Tree, work: Work) -> jax.Array:
 
 
 def _exchanged(
-    chosen: Chosen, params: Tree, work: Work, axis: tuple[str, ...], devices: int, room: int | None
+    chosen: Chosen, params: Tree, work: Work, axis: tuple[str, ...], devices: int, most: int
 ) -> jax.Array:
-    """What all experts along `axis` add to the tokens of this device: they go there and come back."""
+    """What all experts along `axis` add to the tokens of this device: they go there, `most` a device, and come back."""
     config, ragged = work.config, work.kernels.exchange == "ragged"
     (b, t, d), j = chosen.x.shape, chosen.experts.shape[-1]
-    # A token's choices are different experts, so this is all that another device may get of this one.
-    most = b * t * min(j, work.held)
-    if room is not None:
-        most = min(most, work.held * b * min(room, t))
     experts_P, weights_P = chosen.experts.reshape(-1), chosen.weights.reshape(-1, 1)
     x_MD = chosen.x.reshape(b * t, d)
     before = config.moe.router.weighs == "input"

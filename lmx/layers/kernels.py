@@ -14,7 +14,7 @@ from lmx.layers.activations import ACTIVATIONS
 from lmx.layers.choice import Needs
 from lmx.layers.grouped import Grouping
 from lmx.layers.loss import Head, Losses
-from lmx.layers.names import ATTENTION_CONTEXT, named
+from lmx.layers.names import ATTENTION_CONTEXT, named, scope
 from lmx.layers.partition import over_mesh
 from lmx.layers.precision_config import Precision
 from lmx.layers.quantised import Coarse
@@ -44,6 +44,8 @@ class KernelSet(NamedTuple):
         tokens in the order of their experts, and the product with those: see `lmx.layers.grouped`.
     exchange
         how tokens get to the devices of their experts: see `lmx.layers.exchange`.
+    exchange_room
+        room of a device for the pairs of another, in even shares; None: for all that can come.
     cross_entropy(hidden_BTD, head, targets_BT, weights_BT, *, z_loss) -> Losses
     token_losses(hidden_BTD, head, targets_BT) -> nll_BT
         see `lmx.layers.loss`.
@@ -58,6 +60,7 @@ class KernelSet(NamedTuple):
     exchange: Literal["dense", "ragged"]
     cross_entropy: Callable[..., Losses]
     token_losses: Callable[..., jax.Array]
+    exchange_room: float | None = None
     precision: Precision | None = None
 
 
@@ -96,16 +99,10 @@ def build(
     ) -> Losses:
         pieces = chunks(hidden_BTD, head)
         turned = chosen("products") == "cpu"
-        return loss.cross_entropy(
-            hidden_BTD,
-            head,
-            targets_BT,
-            weights_BT,
-            z_loss=z_loss,
-            chunks=pieces,
-            turned=turned,
-            spread=spread_of(mesh, rules, hidden_BTD.shape),
-        )
+        spread = spread_of(mesh, rules, hidden_BTD.shape)
+        knobs = {"z_loss": z_loss, "chunks": pieces, "turned": turned, "spread": spread}
+        with scope("head"):
+            return loss.cross_entropy(hidden_BTD, head, targets_BT, weights_BT, **knobs)
 
     def token_losses(hidden_BTD: jax.Array, head: Head, targets_BT: jax.Array) -> jax.Array:
         return loss.token_losses(hidden_BTD, head, targets_BT, chunks=chunks(hidden_BTD, head))
@@ -124,6 +121,7 @@ def build(
         attention_name=attention_name,
         group=_group(config, platform, auto),
         exchange=_exchange(config, platform),
+        exchange_room=config.exchange_room,
         cross_entropy=cross_entropy,
         token_losses=token_losses,
     )

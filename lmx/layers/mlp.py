@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lmx.layers.names import MLP_GATE, MLP_HIDDEN, MLP_UP, named
+from lmx.layers.names import MLP_GATE, MLP_HIDDEN, MLP_UP, named, scope
 from lmx.params import Init, Param
 from lmx.types import Tree
 
@@ -45,13 +45,21 @@ def mlp_specs(config: Any, hidden: int, stack: tuple[int, ...], matrix: Any, out
 def hidden(into: Callable[[str], jax.Array], *, config: Any, kernels: Any) -> jax.Array:
     """The hidden layer [..., F], where `into(name)` is the product with the weight of that name, bias added."""
     activate = kernels.activation[config.mlp.activation]
+
+    def product(name: str, kept: str) -> jax.Array:
+        with scope(name):
+            return named(into(name), kept)
+
     if config.mlp.kind == "plain":
-        return named(activate(named(into("up"), MLP_UP)), MLP_HIDDEN)
-    gate, up = named(into("gate"), MLP_GATE), named(into("up"), MLP_UP)
+        up = product("up", MLP_UP)
+        with scope("hidden"):
+            return named(activate(up), MLP_HIDDEN)
+    gate, up = product("gate", MLP_GATE), product("up", MLP_UP)
     limit = config.mlp.limit
-    if limit is not None:
-        gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit) + 1
-    return named(activate(gate) * up, MLP_HIDDEN)
+    with scope("hidden"):
+        if limit is not None:
+            gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit) + 1
+        return named(activate(gate) * up, MLP_HIDDEN)
 
 
 def mlp(x_BTD: jax.Array, params: Tree, *, config: Any, kernels: Any, shard: Any) -> jax.Array:
@@ -69,7 +77,8 @@ def mlp(x_BTD: jax.Array, params: Tree, *, config: Any, kernels: Any, shard: Any
         return shard(y_BTF, ("batch", "length", "act_ffn"))
 
     h_BTF = hidden(into, config=config, kernels=kernels)
-    y_BTD = kernels.einsum("btf,fd->btd", h_BTF, params["down"])
+    with scope("down"):
+        y_BTD = kernels.einsum("btf,fd->btd", h_BTF, params["down"])
     if config.mlp.bias:
         y_BTD = y_BTD + params["down_bias"]
     return y_BTD

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from lmx.layers.capacity import capacity, keep
 from lmx.layers.experts import Chosen, through_experts
 from lmx.layers.mlp import mlp, mlp_specs
+from lmx.layers.names import scope
 from lmx.params import Init, Param
 from lmx.types import Tree
 
@@ -80,12 +81,17 @@ def route(x_BTD: jax.Array, params: Tree, moe: Any) -> Routing:
 
 
 def _sums(
-    routing: Routing, moe: Any, counted_BT: jax.Array | None, kept_BTJ: jax.Array | None
+    routing: Routing,
+    moe: Any,
+    counted_BT: jax.Array | None,
+    kept_BTJ: jax.Array | None,
+    over_BT: jax.Array | None,
 ) -> dict[str, jax.Array]:
     """Sums over tokens, those of padding left out, from which loads and losses are made (`lmx.layers.balance`).
 
     choices_E   int32, how often each expert was chosen
     dropped     int32 [], choices without room; absent without a capacity
+    overflow    int32 [], choices without room between devices; absent where all that can come has room
     tokens      float32 []
     scores_E    float32, the scores' share of each expert; absent without a balance loss
     z           float32 [], squared log-sum-exp of the logits; absent without a z-loss
@@ -96,6 +102,8 @@ def _sums(
     sums = {"choices": chosen_BTE.sum((0, 1), jnp.int32), "tokens": weight_BT.sum()}
     if kept_BTJ is not None:
         sums["dropped"] = (each_BT[..., None] & ~kept_BTJ).sum(dtype=jnp.int32)
+    if over_BT is not None:
+        sums["overflow"] = jnp.where(each_BT, over_BT, 0).sum(dtype=jnp.int32)
     if moe.balance_loss:
         share_BTE = routing.scores / (routing.scores.sum(-1, keepdims=True) + 1e-20)
         sums["scores"] = jnp.einsum("bt,bte->e", weight_BT, share_BTE)
@@ -116,7 +124,8 @@ def moe(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Output [B, T, D] in the dtype of `x`, and this layer's `_sums`. With a cache nothing is dropped."""
     moe = config.moe
-    routing = route(x_BTD, params["router"], moe)
+    with scope("router"):
+        routing = route(x_BTD, params["router"], moe)
     experts_BTJ, weights_BTJ = routing.experts, routing.weights.astype(x_BTD.dtype)
     room, kept_BTJ = None, None
     if moe.capacity_factor is not None and not cached:
@@ -124,9 +133,12 @@ def moe(
         kept_BTJ = keep(experts_BTJ, moe.n_experts, room)
         experts_BTJ = jnp.where(kept_BTJ, experts_BTJ, moe.n_experts)
     chosen = Chosen(x_BTD, experts_BTJ, weights_BTJ)
-    y_BTD = through_experts(chosen, params["experts"], config=config, kernels=kernels, shard=shard, room=room)
+    knobs = {"config": config, "kernels": kernels, "shard": shard, "room": room, "bounded": not cached}
+    with scope("experts"):
+        y_BTD, over_BT = through_experts(chosen, params["experts"], **knobs)
     y_BTD = shard(y_BTD, ("batch", "length", "act_embed"))
     if moe.shared_d_ff:
-        y_BTD = y_BTD + mlp(x_BTD, params["shared"], config=config, kernels=kernels, shard=shard)
+        with scope("shared"):
+            y_BTD = y_BTD + mlp(x_BTD, params["shared"], config=config, kernels=kernels, shard=shard)
     counted_BT = None if segments_BT is None else segments_BT != 0
-    return y_BTD, _sums(routing, moe, counted_BT, kept_BTJ)
+    return y_BTD, _sums(routing, moe, counted_BT, kept_BTJ, over_BT)

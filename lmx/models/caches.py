@@ -26,6 +26,25 @@ def slot_of(cache: KVCache, place: int) -> CacheSlot:
     return CacheSlot(cache.keys[place], cache.values[place], cache.inputs[place], 0)
 
 
+def cache_shardings(network: Network, cache: KVCache) -> KVCache | None:
+    """How the arrays of a cache lie on the mesh, by their shapes: rows as a batch's; None on one device."""
+    if network.shard.mesh is None:
+        return None
+
+    def each(name: str | None, arrays: Any) -> Any:
+        # In front of the rows of a stack stand its layers; what follows the rows of keys and values are the heads.
+        axes = lambda x: (*(None,) * (x.ndim - 4), "batch", name, None, None)
+        return jax.tree.map(lambda x: network.shard.layout(x.shape, axes(x)), arrays)
+
+    rows = lambda x: network.shard.layout(x.shape, ("batch", *(None,) * (x.ndim - 1)))
+    return KVCache(
+        each("act_kv_heads", cache.keys),
+        each("act_kv_heads", cache.values),
+        each(None, cache.inputs),
+        *map(rows, (cache.tokens, cache.lengths, cache.limits)),
+    )
+
+
 def init_cache(network: Network, batch: int, length: int, dtype: Any = None) -> KVCache:
     """An empty cache of `length` positions a row, in `dtype` or the dtype of computation."""
     config = network.config

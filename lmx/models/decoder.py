@@ -21,9 +21,9 @@ from lmx.layers.latent import latent_attention
 from lmx.layers.loss import Head
 from lmx.layers.mlp import mlp
 from lmx.layers.moe import moe
-from lmx.layers.names import ATTENTION_OUT, BLOCK_INPUT, MLP_OUT, named
+from lmx.layers.names import ATTENTION_OUT, BLOCK_INPUT, MLP_OUT, named, scope
 from lmx.models import narrow, pipeline
-from lmx.models.caches import filling_of, init_cache, slot_of
+from lmx.models.caches import cache_shardings, filling_of, init_cache, slot_of
 from lmx.models.config import Decoder
 from lmx.models.embedding import embed, rope_tables
 from lmx.models.flops import decoder_flops
@@ -54,6 +54,7 @@ def build(config: Decoder, *, compute_dtype: jnp.dtype, kernels: KernelSet, shar
         flops=lambda length: decoder_flops(config, length),
         config=config,
         settle=partial(_settle, config) if config.moe else None,
+        cache_shardings=partial(cache_shardings, network),
     )
 
 
@@ -77,7 +78,8 @@ def _forward(
         rows = jnp.arange(tokens_BT.shape[0])[:, None]
         cache = cache._replace(tokens=cache.tokens.at[rows, positions_BT].set(tokens_BT))
     keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
-    x_BTD = embed(network, params["embedding"], tokens_BT, positions_BT, cache, keys[0])
+    with scope("embedding"):
+        x_BTD = embed(network, params["embedding"], tokens_BT, positions_BT, cache, keys[0])
     limits_B = None
     if cache is not None and filling is not None:
         limits_B = jnp.maximum(cache.limits, cache.lengths + filling.counts)
@@ -99,7 +101,9 @@ def _forward(
         held = {name: tuple(getattr(s, name) for s in filled) for name in ("keys", "values", "inputs")}
         assert filling is not None
         cache = cache._replace(**held, lengths=cache.lengths + filling.counts)
-    return Output(network.norm(x_BTD, params["final_norm"]), cache, _gathered(network.config, aux))
+    with scope("final_norm"):
+        hidden_BTD = network.norm(x_BTD, params["final_norm"])
+    return Output(hidden_BTD, cache, _gathered(network.config, aux))
 
 
 def _gathered(config: Decoder, aux: list[Aux]) -> Aux:
@@ -111,7 +115,7 @@ def _gathered(config: Decoder, aux: list[Aux]) -> Aux:
     sums = {name: jnp.concatenate(values) for name, values in parts.items()}
     if not sums:
         return {}
-    counts = {f"count/{name}": sums[name] for name in ("choices", "dropped") if name in sums}
+    counts = {f"count/{name}": sums[name] for name in ("choices", "dropped", "overflow") if name in sums}
     return balance.losses(sums, config.moe) | counts
 
 
@@ -215,7 +219,8 @@ def _period(
     for i, (kind, params) in enumerate(zip(group.kinds, layers, strict=True)):
         layer_key = None if key is None else jax.random.fold_in(key, i)
         slot = cache[i] if cache else None
-        x_BTD, slot, aux = _block(network, x_BTD, params, kind, context, slot, layer_key)
+        with scope(f"layers.{group.first + i}"):
+            x_BTD, slot, aux = _block(network, x_BTD, params, kind, context, slot, layer_key)
         slots.append(slot)
         each.append(aux)
     return x_BTD, slots if cache else None, each
@@ -236,7 +241,8 @@ def _block(
     keys = (None, None) if key is None else tuple(jax.random.split(key))
 
     def maybe_norm(x: jax.Array, name: str, place: str) -> jax.Array:
-        return network.norm(x, params.get(name, {})) if config.norm.placement in (place, "both") else x
+        with scope(name):
+            return network.norm(x, params.get(name, {})) if config.norm.placement in (place, "both") else x
 
     def mixed(x: jax.Array, place: str, cache: CacheSlot | None) -> tuple[jax.Array, CacheSlot | None]:
         weights = params.get(f"{place}_convolution")
@@ -245,28 +251,27 @@ def _block(
     attend = latent_attention if config.attention.latent else attention
     x_BTD = named(x_BTD, BLOCK_INPUT)
     h_BTD, cache = mixed(shard(maybe_norm(x_BTD, "attention_norm", "pre"), _INSIDE), "attention", cache)
-    h_BTD, cache = attend(
-        h_BTD,
-        params["attention"],
-        config=config,
-        rope=kind.rope,
-        window=kind.window,
-        chunk=kind.chunk,
-        context=context,
-        cache=cache,
-        kernels=kernels,
-        shard=shard,
-    )
+    knobs = {
+        "rope": kind.rope,
+        "window": kind.window,
+        "chunk": kind.chunk,
+        "context": context,
+        "cache": cache,
+    }
+    parts = {"config": config, "kernels": kernels, "shard": shard}
+    with scope("attention"):
+        h_BTD, cache = attend(h_BTD, params["attention"], **knobs, **parts)
     h_BTD = named(maybe_norm(shard(h_BTD, RESIDUAL), "attention_post_norm", "post"), ATTENTION_OUT)
     x_BTD = shard(x_BTD + dropout(h_BTD, config.dropout, keys[0]), RESIDUAL)
     h_BTD, cache = mixed(shard(maybe_norm(x_BTD, "mlp_norm", "pre"), _INSIDE), "mlp", cache)
     aux: Aux = {}
-    parts = {"config": config, "kernels": kernels, "shard": shard}
     if kind.feed_forward == "moe":
         parts |= {"segments_BT": context.segments, "cached": cache is not None}
-        h_BTD, aux = moe(h_BTD, params["moe"] | {"router": router}, **parts)
+        with scope("moe"):
+            h_BTD, aux = moe(h_BTD, params["moe"] | {"router": router}, **parts)
     else:
-        h_BTD = mlp(h_BTD, params["mlp"], **parts)
+        with scope("mlp"):
+            h_BTD = mlp(h_BTD, params["mlp"], **parts)
     h_BTD = named(maybe_norm(shard(h_BTD, RESIDUAL), "mlp_post_norm", "post"), MLP_OUT)
     return shard(x_BTD + dropout(h_BTD, config.dropout, keys[1]), RESIDUAL), cache, aux
 

@@ -48,6 +48,7 @@ class Model(NamedTuple):
         ends a training step: parameters that are moved by what the forward passes counted, not by a gradient, are put
         in place, whatever the optimizer made of them; and what there is to show of the counts, by name
     flops(sequence_length) -> Flops a token
+    cache_shardings(cache) -> KVCache of shardings, by the shapes of a cache; None on one device
     """
 
     specs: Tree
@@ -57,3 +58,4 @@ class Model(NamedTuple):
     flops: Callable[[int], Flops]
     config: Any
     settle: Callable[[Tree, Tree, dict[str, jax.Array]], tuple[Tree, dict[str, jax.Array]]] | None = None
+    cache_shardings: Callable[[KVCache], KVCache | None] | None = None

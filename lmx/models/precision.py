@@ -21,16 +21,21 @@ def formats_of(precision: Precision | None, specs: Tree) -> Formats:
     if precision is None:
         return {}
     # Products of experts, of routers and with the vocabulary are computed elsewhere.
-    weights = [
-        path
+    matrices = {
+        path: set(param.axes)
         for path, param in named_params(specs).items()
-        if param.is_matrix and path.startswith("layers.") and not {"experts", "router"} & set(param.axes)
-    ]
+        if param.is_matrix and path.startswith("layers.")
+    }
+    weights = [path for path, axes in matrices.items() if not {"experts", "router"} & axes]
+    experts = [path for path, axes in matrices.items() if "experts" in axes]
     found: Formats = {}
     for name, products in precision.products.items():
         patterns = [products.path] if isinstance(products.path, str) else products.path
         for pattern in patterns:
             fitting = [path for path in weights if fnmatchcase(path, pattern)]
+            grouped = [path for path in experts if fnmatchcase(path, pattern)]
+            if grouped or (experts and not fitting):
+                raise ValueError(_of_experts(name, pattern, grouped or experts, weights))
             if not fitting:
                 near = difflib.get_close_matches(pattern, weights, n=3, cutoff=0.3) or weights[:3]
                 raise ValueError(
@@ -39,6 +44,14 @@ def formats_of(precision: Precision | None, specs: Tree) -> Formats:
                 )
             found |= {path: products.format for path in fitting if path not in found}
     return found
+
+
+def _of_experts(name: str, pattern: str, grouped: list[str], weights: list[str]) -> str:
+    return (
+        f"precision.products.{name}.path={pattern}: products with experts ({grouped[0]}), which are grouped by what "
+        f"each token chose, are not computed in 8 bits but in trainer.compute_dtype; leave it out "
+        f"(~precision.products.{name}), or name others: {', '.join(weights[:3])}"
+    )
 
 
 def marked(formats: Formats, place: int, layers: Tree) -> Tree:

@@ -1,7 +1,8 @@
-"""Names of buffers: an argument's path, or the variable of the program that a temporary holds.
+"""Names of buffers: an argument's path, or the part of the model that a temporary belongs to and what it is there.
 
-Each instruction says which line of which function it comes from; the variable that this line assigns is the name.
-What a loop gathers or carries is named by what the loop's body puts there.
+Each instruction says which part of the model it is of (`lmx.review.scopes`), and which line of which function it comes
+from; the variable that this line assigns follows the part. What a loop gathers or carries is named by what the loop's
+body puts there.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from lmx.layers.names import BLOCK_INPUT
 from lmx.review.buffers import Buffer
 from lmx.review.hlo import Computation, Frame, Instruction, Module, Shape
+from lmx.review.scopes import layers_in, part_of
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
 _PASSED = {
@@ -55,7 +58,7 @@ class Namer:
         self._called_from: dict[str, tuple[Computation, Instruction]] = {}
 
     def __call__(self, buffer: Buffer) -> str:
-        """Name of a buffer: `params.layers.0.mlp.up`, `gradient of ...`, or `gate_BTF in mlp (layers/mlp.py:40)`."""
+        """Name of a buffer: `params.layers.0.mlp.up`, `gradient of ...`, `layers.0.mlp.up: y_BTF (...)`."""
         computation = self.module.computations[buffer.computation]
         instruction = computation.by_name[buffer.instruction]
         if instruction.opcode == "parameter":
@@ -63,13 +66,19 @@ class Namer:
         weight = self._weight(computation, instruction)
         if weight is not None:
             return weight
+        filled = self._loop_that_fills(computation, instruction, 0)
+        if filled is not None and _from_carry(*filled) and (layers := layers_in(filled[0])):
+            return f"{layers}.{BLOCK_INPUT}, of every layer"
         found, stacked = self._source(computation, instruction, 0)
         backward = "transpose(" in found.op_name or "transpose(" in instruction.op_name
+        part = part_of(found.op_name) or part_of(instruction.op_name)
         alike = self.parameters.get(buffer.shape.dims, [])
+        alike = [name for name in alike if part and name.startswith(part)] or alike
         product = "dot_general" in found.op_name or "dot_general" in instruction.op_name
         if alike and backward and (stacked or product):
             return f"gradient of {_joined(alike)}"
         name = self.place(found) or self.place(instruction)
+        name = f"{part}: {name}" if part and name else part or name
         if alike and not name:
             return f"like {_joined(alike)}"
         name = name or _operation(found.op_name) or _operation(instruction.op_name) or instruction.name
@@ -246,6 +255,17 @@ class Namer:
         if written is not None and written.opcode == "parameter":
             return body.by_name.get(fusion.operands[int(written.operand_text)])
         return written
+
+
+def _from_carry(body: Computation, value: Instruction) -> bool:
+    """Whether a value of a loop's body is what the turn before handed on, as it came."""
+    seen: Instruction | None = value
+    while seen is not None and seen.opcode in (*_PASSED, "get-tuple-element") and seen.operands:
+        before = body.by_name.get(seen.operands[0])
+        if seen.opcode == "get-tuple-element":
+            return before is not None and before.opcode == "parameter"
+        seen = before
+    return False
 
 
 def _moves(instruction: Instruction) -> bool:

@@ -20,12 +20,14 @@ class Split(NamedTuple):
     """How a run lies over devices.
 
     data      copies of the whole, over the network between slices
+    replica   copies inside a slice (`mesh=hsdp`), where there are more chips than the model's width can be split over
     fsdp      devices that parameters, optimizer state and batch are split over
     tensor    devices that every matrix is split over once more
     expert    devices, of those of fsdp, that experts are split over: they exchange tokens instead of weights
     """
 
     data: int = 1
+    replica: int = 1
     fsdp: int = 1
     tensor: int = 1
     expert: int = 1
@@ -33,7 +35,7 @@ class Split(NamedTuple):
     @property
     def devices(self) -> int:
         """All of them; experts lie on devices of fsdp."""
-        return self.data * self.fsdp * self.tensor
+        return self.data * self.replica * self.fsdp * self.tensor
 
     def __str__(self) -> str:
         names = [f"{name} {n}" for name, n in self._asdict().items() if n > 1]
@@ -159,7 +161,9 @@ def times(
     torus_axes      dimensions of the torus that (fsdp, tensor) run along; None: tensor one of them, fsdp the others
     """
     for_fsdp, for_tensor = torus_axes or _torus(chip, split)
-    each = tokens / (split.data * split.fsdp)  # tokens of a device, shared by its tensor group
+    each = tokens / (
+        split.data * split.replica * split.fsdp
+    )  # tokens of a device, shared by its tensor group
     compute = work.flops * tokens * (1 + recomputed) / (split.devices * chip.flops)
     # Weights: read forward, again for what is recomputed, and twice backward. State: read and written once.
     passes = 3 + 3 * recomputed
@@ -189,6 +193,9 @@ def times(
         * work.top_k
     )
     ici += moved / split.tensor / _exchange_speed(chip, for_fsdp, split.expert)
+    # The gradients of copies inside a slice, each device's part.
+    part = gradient_bytes * work.parameters / (split.fsdp * split.tensor)
+    ici += micro_batches * 2 * _ring(split.replica) * part / ring_speed(chip, 1)
     between = (
         micro_batches * 2 * _ring(split.data) * gradient_bytes * work.parameters / (split.fsdp * split.tensor)
     )

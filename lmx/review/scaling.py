@@ -8,9 +8,9 @@ from typing import NamedTuple
 from lmx.chips import Chip
 from lmx.review.roofline import Split, Times, Work, times
 
-SHARE = 0.8
+SHARE = 0.7
 """Part of the memory for state and the layers' inputs: what a layer computes again, gathered weights and the loss want
-the rest (6 GB of Llama 3 8B, 10 GB of 70B, as compiled: docs/scaling.md)."""
+the rest (8 GB of Llama 3 8B, 10 GB of 70B, 30 GB of 405B, as compiled: docs/scaling.md)."""
 
 
 class Row(NamedTuple):
@@ -31,15 +31,19 @@ class Row(NamedTuple):
 
 
 def splits(work: Work, chips: int, slices: int) -> Iterator[Split]:
-    """FSDP over a slice, with tensor parallelism of 1 to 16 inside, experts over 1 to 64; copies over slices."""
+    """FSDP over a slice, with tensor parallelism of 1 to 16 inside, experts over 1 to 64; copies over slices.
+
+    FSDP splits the model's width, over as many chips as that divides by; what is left of them are copies.
+    """
     for tensor in (1, 2, 4, 8, 16):
         if chips % tensor:
             continue
-        fsdp = chips // tensor
+        rest = chips // tensor
+        fsdp = next(n for n in range(rest, 0, -1) if rest % n == 0 and work.width % n == 0)
         experts = (1, 4, 8, 16, 32, 64) if work.experts else (1,)
         for expert in experts:
             if fsdp % expert == 0:
-                yield Split(data=slices, fsdp=fsdp, tensor=tensor, expert=expert)
+                yield Split(data=slices, replica=rest // fsdp, fsdp=fsdp, tensor=tensor, expert=expert)
 
 
 def best(
@@ -52,7 +56,7 @@ def best(
     """
     found = []
     for split in splits(work, chips, slices):
-        sequences = tokens / length / (split.data * split.fsdp)
+        sequences = tokens / length / (split.data * split.replica * split.fsdp)
         if sequences < 1 or sequences != int(sequences):
             continue
         n = 1
@@ -65,7 +69,7 @@ def best(
         raise ValueError(
             f"{tokens:,} tokens are less than one sequence of {length} for each part of {chips} chips"
         )
-    plain = lambda r: (r.split.tensor > 1) + (r.split.expert > 1)
+    plain = lambda r: (r.split.tensor > 1) + (r.split.expert > 1) + (r.split.replica > 1)
     order = lambda r: (round(r.times.least, 6), round(r.times.most, 6), plain(r), r.micro_batches)
     return min([row for row in found if row.fits] or found, key=order)
 

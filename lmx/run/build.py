@@ -80,7 +80,8 @@ def for_inference(config: TrainConfig) -> TrainConfig:
 
     It was trained with those of its run's devices, which may be others, and may have no kernel of those.
     """
-    kernels = config.kernels.model_copy(update={"attention": "auto", "experts": "auto"})
+    best = {"attention": "auto", "experts": "auto", "exchange": "auto", "exchange_room": None}
+    kernels = config.kernels.model_copy(update=best)
     precision = config.precision.model_copy(update={"products": {}})
     return config.model_copy(update={"kernels": kernels, "precision": precision})
 

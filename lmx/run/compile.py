@@ -11,26 +11,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 
-from lmx import params as param_tree
 from lmx.chips import chip_of
 from lmx.config.errors import requests
-from lmx.layers.loss import logits
+from lmx.infer.requests import bucket
 from lmx.review.programs import Found, Memory, does_not_fit, memory_of, needed_bytes, read_program
 from lmx.run.build import Parts, build
 from lmx.run.compile_config import Compile
 from lmx.run.config import TrainConfig
+from lmx.run.engine import abstract_engine
 from lmx.run.length import steps_or_none
 from lmx.run.numbers import how_it_is_computed
-from lmx.run.programs import abstract_batch, compiler_options, lowered_step
+from lmx.run.programs import EvalProgram, abstract_batch, lowered_step, options_for
 from lmx.run.refused import dump
 from lmx.run.topology import devices_of, parse_topology
-from lmx.sharding import links, spec, split_axes, ways
-from lmx.train.evaluate import make_eval_step
-from lmx.types import Batch, Tree
+from lmx.sharding import links, ways
+from lmx.types import Batch
 
 SOME_STEPS = 1000
 """Length of a run whose length only its data or the clock will tell; no size in a program follows from it."""
@@ -118,55 +115,31 @@ def lower(config: Compile | TrainConfig, parts: Parts, program: str) -> jax.stag
     """`train`, `eval` or `decode`, lowered for the mesh of `parts`."""
     if program == "train":
         return lowered_step(config, parts, example_row(config), norms=False)
-    params = parts.abstract_state.params
     if program == "eval":
-        step = make_eval_step(parts.model, parts.kernels, np.zeros(config.model.vocab_size, np.float32))
+        step = EvalProgram(parts.model, parts.kernels, parts.mesh, options=options_for(config, parts.mesh))
         batch = abstract_batch(config, parts, example_row(config), config.trainer.eval_batch_size)
-        return jax.jit(step).lower(params, batch)
+        return step.lowered(parts.abstract_state.params, batch)
     assert isinstance(config, Compile)
     return _lower_decode(config, parts)
 
 
 def _lower_decode(config: Compile, parts: Parts) -> jax.stages.Lowered:
-    """One more token a row, the likeliest, from a cache that is donated; parameters in the compute dtype."""
-    batch, length = config.decode.batch, config.decode.length
-    rules, mesh, dtype = config.mesh.rules, parts.mesh, jnp.dtype(config.trainer.compute_dtype)
-    n = ways(mesh.shape, rules, "batch")
-    if batch % n:
-        over = " x ".join(f"{name} {mesh.shape[name]}" for name in split_axes(rules, "batch"))
-        raise ValueError(
-            f"decode.batch={batch}: its rows cannot be split {n} ways ({over}); set decode.batch={-(-batch // n) * n}"
-        )
-    shardings = param_tree.shardings(parts.model.specs, mesh, rules)
-    params = param_tree.abstract(parts.model.specs, dtype, shardings)
-    rows = ("batch",)
-    cache = jax.eval_shape(lambda: parts.model.init_cache(batch, length))
-
-    def laid(path: tuple, x: Any) -> Any:
-        axes: tuple[str | None, ...] = {
-            1: rows,
-            2: (*rows, None),
-            4: (*rows, "act_kv_heads", None, None),
-            5: (None, *rows, "act_kv_heads", None, None),
-        }[x.ndim]
-        if x.ndim > 2 and x.shape[-3] != getattr(config.model, "n_kv_heads", 1):
-            axes = tuple(None if axis == "act_kv_heads" else axis for axis in axes)
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec(axes, rules)))
-
-    cache = jax.tree_util.tree_map_with_path(laid, cache)
-    ids = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=NamedSharding(mesh, spec(rows, rules)))
-
-    def decode(params: Tree, cache: Tree, ids_B: jax.Array) -> tuple[Tree, jax.Array]:
-        out = parts.model.forward(params, ids_B[:, None], cache=cache)
-        best = jnp.argmax(logits(out.hidden[:, -1], parts.model.head(params)), axis=-1)
-        return out.cache, best.astype(jnp.int32)
-
-    out_shardings = (jax.tree.map(lambda x: x.sharding, cache), ids.sharding)
-    return jax.jit(decode, donate_argnums=1, out_shardings=out_shardings).lower(params, cache, ids)
+    """The loop of `lmx generate` over tokens, in the compute dtype; ValueError where it has no such program."""
+    engine = abstract_engine(config, parts.mesh, config.trainer.compute_dtype)
+    for key, asked, held in (
+        ("batch", config.decode.batch, bucket(config.decode.batch)),
+        ("length", config.decode.length, engine.cache_length(config.decode.length)),
+    ):
+        if asked != held:
+            raise ValueError(
+                f"decode.{key}={asked}: lmx generate rounds it up, to a power of two or the most that the model has; "
+                f"set decode.{key}={held}"
+            )
+    return engine.lowered(config.decode.batch, config.decode.length)
 
 
 def flops_of(config: Compile | TrainConfig, parts: Parts, program: str) -> float:
-    """Of one run of a program over all devices, by the model's formula: recomputation does not count."""
+    """Of a program over all devices (decode: a token a row), by the model's formula: recomputation does not count."""
     t = config.trainer
     if program == "train":
         return t.batch_sequences() * t.sequence_length * parts.model.flops(t.sequence_length).causal
@@ -174,6 +147,14 @@ def flops_of(config: Compile | TrainConfig, parts: Parts, program: str) -> float
         return t.eval_batch_size * t.sequence_length * parts.model.flops(t.sequence_length).causal / 3
     assert isinstance(config, Compile)
     return config.decode.batch * parts.model.flops(config.decode.length).full / 3
+
+
+def _undivided(config: Compile | TrainConfig, parts: Parts, program: str) -> list[str]:
+    """A line where the rows of decoding cannot be split over the devices that a batch is split over."""
+    if program != "decode" or not isinstance(config, Compile):
+        return []
+    rows, n = config.decode.batch, ways(parts.mesh.shape, config.mesh.rules, "batch")
+    return [f"decode: {rows} rows cannot be split {n} ways; each device has them all"] if rows % n else []
 
 
 def compile_program(
@@ -195,7 +176,7 @@ def compile_program(
     chip = chip_of(str(devices[0].device_kind))
     with requests():
         lowered = lower(config, parts, program)
-    options = compiler_options(config, parts) or {}
+    options = options_for(config, parts.mesh) or {}
     known = _Cache(cache, lowered, parts.mesh, [str(look_inside), str(sorted(options.items()))])
     found = known.read()
     cached = found is not None
@@ -214,7 +195,7 @@ def compile_program(
         hbm=None if chip is None else chip.hbm,
         hash=known.key,
         cached=cached,
-        computed=tuple(how_it_is_computed(config, parts)),
+        computed=(*how_it_is_computed(config, parts), *_undivided(config, parts, program)),
         **found._asdict(),
     )
 
@@ -328,8 +309,9 @@ def _version(package: str) -> str:
 
 @functools.cache
 def _readers() -> str:
-    """A hash of the code that reads compiled programs."""
-    from lmx import review
+    """A hash of the code that reads compiled programs, and of the code whose names it reads there."""
+    from lmx import layers, models, review
 
-    files = sorted(path for folder in review.__path__ for path in Path(folder).glob("*.py"))
+    folders = [folder for package in (layers, models, review) for folder in package.__path__]
+    files = sorted(path for folder in folders for path in Path(folder).glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

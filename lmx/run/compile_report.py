@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any
 
+import jax
+
 from lmx.config.errors import LmxError
 from lmx.review.programs_text import print_report, refusal
 from lmx.run.compile import Report, compile_program, topology_devices
@@ -15,6 +17,8 @@ from lmx.run.fixes import find_fix
 
 def compile_and_report(config: Compile) -> float:
     """Prints the reports on stdout; returns the largest peak. LmxError when a program does not fit the devices."""
+    # JAX's cache of programs knows them by what they compute: names and places in it may be those of earlier code.
+    jax.config.update("jax_enable_compilation_cache", False)
     devices = topology_devices(config)
     reports: dict[str, dict[str, Any]] = {}
     refused: list[str] = []

@@ -13,9 +13,11 @@ from lmx.config.errors import requests
 from lmx.data.loader import eval_batches
 from lmx.run.infer_config import EvalConfig
 from lmx.run.load import load
+from lmx.run.programs import EvalProgram, options_for
 from lmx.run.strided import batched, documents, windows
+from lmx.sharding import Shard, make_mesh, make_shard
 from lmx.train.evaluate import evaluate as mean_over
-from lmx.train.evaluate import make_eval_step
+from lmx.types import Batch
 
 _SIDES = {"all": "the whole data", "eval": "the evaluation side (split=all: the whole data)"}
 
@@ -63,8 +65,10 @@ def evaluate(composed: Any, run_dir: Path) -> float:
             batch_size=config.batch_size,
             max_batches=None if limit is None else -(-limit // config.batch_size),
         )
-    step = jax.jit(make_eval_step(loaded.model, loaded.kernels, loaded.vocabulary.token_bytes))
-    found = mean_over(step, loaded.params, stream)
+    mesh, rules = make_mesh(loaded.config.mesh), loaded.config.mesh.rules
+    options = options_for(loaded.config, mesh)
+    step = EvalProgram(loaded.model, loaded.kernels, mesh, options=options).of(loaded.vocabulary.token_bytes)
+    found = mean_over(step, loaded.params, (_laid(batch, make_shard(mesh, rules)) for batch in stream))
     results = {
         "from": config.source,
         "step": loaded.step,
@@ -83,3 +87,8 @@ def evaluate(composed: Any, run_dir: Path) -> float:
             f"over {found.tokens:,} tokens of {_SIDES[split]}"
         )
     return found.loss
+
+
+def _laid(batch: Batch, shard: Shard) -> Batch:
+    """A batch on the devices as in training; one that does not divide over them is whole on each."""
+    return jax.tree.map(lambda x: jax.device_put(x, shard.layout(x.shape, ("batch", "length"))), batch)

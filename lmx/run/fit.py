@@ -64,6 +64,11 @@ def fit_problems(config: TrainConfig, specs: Tree, sizes: Mapping[str, int]) -> 
         if better:
             shape = " x ".join(f"{name} {size}" for name, size in better.items())
             message += f"; {shape} fits all of the model"
+        elif extent.axis == "embed" and (most := _most_ways(extent.size, parts)) > 1:
+            message += (
+                f"; {most} ways it can: mesh=hsdp mesh.axes.replica={parts // most} holds {parts // most} copies of "
+                f"the model, each split over {most}"
+            )
         problems.append(
             Problem(f"mesh.rules.{extent.axis}", message, fix=_overrides(config, better), kind="mesh")
         )
@@ -151,6 +156,11 @@ def _nearest_sizes(extents: list[Extent], sizes: Mapping[str, int], rules: Mappi
     if not found:
         return None
     return min(found, key=lambda shape: sum(abs(math.log2(shape[n] / sizes[n])) for n in sizes))
+
+
+def _most_ways(size: int, parts: int) -> int:
+    """The largest divisor of `parts` that `size` divides by."""
+    return next(n for n in range(parts, 0, -1) if parts % n == 0 and size % n == 0)
 
 
 def _shapes(names: list[str], devices: int) -> Iterator[dict[str, int]]:

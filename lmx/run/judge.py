@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
 from lmx.data.loader import eval_batches
 from lmx.data.pretrained import IdsOnly
 from lmx.infer.engine import Engine
 from lmx.infer.requests import Request
 from lmx.run.build import Parts, to_devices
 from lmx.run.config import TrainConfig
+from lmx.run.programs import EvalProgram, options_for
 from lmx.sharding.rows import rows_of_process
-from lmx.train.evaluate import Evaluation, evaluate, make_eval_step
+from lmx.train.evaluate import Evaluation, evaluate
 from lmx.types import TrainState, Tree
 
 
@@ -23,8 +22,13 @@ class Judge:
     def __init__(self, config: TrainConfig, parts: Parts, tokenizer: Any, dataset: Any) -> None:
         """ValueError when the prompt of the samples does not fit the model's positions."""
         self.config, self.parts, self.tokenizer, self.dataset = config, parts, tokenizer, dataset
-        self._loss = jax.jit(make_eval_step(parts.model, parts.kernels, tokenizer.token_bytes))
-        self._engine = Engine(parts.model, None, vocab_size=tokenizer.vocab_size, max_batch=1)
+        options = options_for(config, parts.mesh)
+        self._loss = EvalProgram(parts.model, parts.kernels, parts.mesh, options=options).of(
+            tokenizer.token_bytes
+        )
+        self._engine = Engine(
+            parts.model, None, vocab_size=tokenizer.vocab_size, max_batch=1, compiler_options=options
+        )
         if isinstance(tokenizer, IdsOnly):  # text cannot be had: a sample begins with one id
             self._prompt = [tokenizer.eos_id or 0]
         else:

@@ -29,6 +29,7 @@ from lmx.models.model import Model
 from lmx.run.build import build_model, for_inference
 from lmx.run.config import TrainConfig
 from lmx.run.origin import origin_of
+from lmx.run.programs import options_for
 from lmx.sharding import make_mesh
 from lmx.types import Tree
 
@@ -130,9 +131,9 @@ class Loaded:
         prompt_BT = np.asarray(self._ids(tokens_BT))
         if self._engine is None:
             known = None if self.tokenizer is None else self.tokenizer.vocab_size
-            self._engine = Engine(
-                self.model, self.params, self.tokenizer, vocab_size=known, max_length=self.max_length
-            )
+            options = options_for(self.config, make_mesh(self.config.mesh))
+            knobs_of = {"max_length": self.max_length, "compiler_options": options}
+            self._engine = Engine(self.model, self.params, self.tokenizer, vocab_size=known, **knobs_of)
         self._engine.params = self.params
         knobs |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         stop = () if eos_id is None else (eos_id,)

@@ -1,15 +1,24 @@
-"""The compiled training step: compiled once, in the background, while the rest of a run is being set up."""
+"""The programs of a run, each made in one place for whoever runs it, and for whoever looks at what it takes.
+
+The training step is compiled once, in the background, while the rest of a run is being set up.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lmx.layers.kernels import KernelSet
+from lmx.models.model import Model
 from lmx.run.build import Parts, train_program
 from lmx.run.config import TrainConfig
-from lmx.types import Batch, TrainState
+from lmx.train.evaluate import byte_table, make_eval_step
+from lmx.types import Batch, TrainState, Tree
 
 
 def abstract_batch(config: TrainConfig, parts: Parts, row: Batch, sequences: int) -> Batch:
@@ -26,9 +35,30 @@ def lowered_step(config: TrainConfig, parts: Parts, row: Batch, *, norms: bool) 
     return train_program(config, parts, norms=norms).lower(parts.abstract_state, batch)
 
 
-def compiler_options(config: TrainConfig, parts: Parts) -> dict[str, Any] | None:
-    """The options of `xla` for the devices of the mesh, wherever they are."""
-    return config.xla.options(parts.mesh.devices.flat[0].platform)
+def options_for(config: TrainConfig, mesh: Mesh) -> dict[str, Any] | None:
+    """The options of `xla` for the devices of a mesh, wherever they are."""
+    return config.xla.options(mesh.devices.flat[0].platform)
+
+
+class EvalProgram:
+    """(params, batch) -> sums, see `make_eval_step`: evaluation in a run, by `lmx eval`, and by `lmx compile`."""
+
+    def __init__(
+        self, model: Model, kernels: KernelSet, mesh: Mesh, *, options: dict[str, Any] | None
+    ) -> None:
+        """`options`: of the compiler, those of `options_for`."""
+        self._step = jax.jit(make_eval_step(model, kernels), compiler_options=options)
+        self._vocab, self._everywhere = model.config.vocab_size, NamedSharding(mesh, PartitionSpec())
+
+    def of(self, token_bytes: np.ndarray | None) -> Callable[[Tree, Batch], jax.Array]:
+        """The program for text of a tokenizer whose ids stand for so many bytes (None: for none)."""
+        table_V = jax.device_put(byte_table(token_bytes, self._vocab), self._everywhere)
+        return lambda params, batch: self._step(params, batch, table_V)
+
+    def lowered(self, params: Tree, batch: Batch) -> jax.stages.Lowered:
+        """For arrays, or what stands for them."""
+        table_V = jax.ShapeDtypeStruct((self._vocab,), np.float32, sharding=self._everywhere)
+        return self._step.lower(params, batch, table_V)
 
 
 class StepPrograms:
@@ -42,7 +72,7 @@ class StepPrograms:
 
     def _compiled(self, *, norms: bool) -> Any:
         lowered = lowered_step(self._config, self._parts, self._row, norms=norms)
-        return lowered.compile(compiler_options=compiler_options(self._config, self._parts))
+        return lowered.compile(compiler_options=options_for(self._config, self._parts.mesh))
 
     def compile(self, *, norms: bool) -> None:
         """Waits until the program of this kind of step is there."""

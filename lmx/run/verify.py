@@ -14,6 +14,7 @@ from lmx.config.errors import FAILED, ConfigError, LmxError
 from lmx.run.verify_compare import Comparison, Difference, Recorded, compare, compare_traces, worst
 from lmx.run.verify_config import VerifyMesh
 from lmx.run.verify_processes import Failure, Run, run_all
+from lmx.run.verify_progress import opening
 
 FLOAT32 = ("trainer.param_dtype=float32", "trainer.compute_dtype=float32")
 TRACED = 3
@@ -81,6 +82,9 @@ def verify_mesh(composed: Composed[VerifyMesh]) -> dict[str, Any]:
         runs = [Run(r.name, r.tree, folder / f"{i}", r.processes) for i, r in enumerate(rows)]
         twin = Run(f"{rows[0].name}, a rounding away", rows[0].tree, folder / "twin", 1, twin=True)
         job = {"steps": knobs.steps, "devices": knobs.devices, "timeout": knobs.timeout, "say": _say}
+        variants = knobs.rows
+        meshes = [row.name for row in rows[: len(rows) - len(variants)]]
+        _say(opening(meshes, variants, steps=knobs.steps))
         failed = run_all([runs[0], twin, *runs[1:]], **job)
         for run in (runs[0], twin):
             if run.folder in failed:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import FAILED
+from lmx.run.verify_progress import Progress
 
 
 class Run(NamedTuple):
@@ -36,11 +37,12 @@ class Failure(NamedTuple):
 def run_all(
     runs: list[Run], *, steps: int, devices: int, timeout: int, say: Callable[[str], None]
 ) -> dict[Path, Failure]:
-    """Runs all; folder -> failure of those that were not completed."""
+    """Runs all, and says how far it is; folder -> failure of those that were not completed."""
+    progress = Progress(len(runs), say)
     failed: dict[Path, Failure] = {}
     together = [run for run in runs if run.processes == 1]
     while together:
-        _start(together, steps, devices, timeout, say)
+        _start(together, steps, devices, timeout, progress)
         done = [run for run in together if _ended(run.folder)]
         for run in done:
             _note(run, failed)
@@ -50,7 +52,7 @@ def run_all(
         together = rest[1:]
     for run in runs:
         if run.processes > 1:
-            _start([run], steps, devices, timeout, say)
+            _start([run], steps, devices, timeout, progress)
             if _ended(run.folder):
                 _note(run, failed)
             else:
@@ -78,7 +80,7 @@ def _died(folder: Path, *, processes: int, timeout: int) -> Failure:
     return Failure(f"its process died, or took longer than verify.timeout={timeout} s", FAILED)
 
 
-def _start(runs: list[Run], steps: int, devices: int, timeout: int, say: Callable[[str], None]) -> None:
+def _start(runs: list[Run], steps: int, devices: int, timeout: int, progress: Progress) -> None:
     """Runs rows in one job of as many processes as the first has, to its end; a row that takes too long ends it."""
     processes = runs[0].processes
     rows = [{"tree": r.tree, "folder": str(r.folder), "twin": r.twin, "trace": r.trace} for r in runs]
@@ -101,7 +103,7 @@ def _start(runs: list[Run], steps: int, devices: int, timeout: int, say: Callabl
                 )
             )
     try:
-        _wait(children, runs, timeout, say)
+        _wait(children, runs, timeout, progress)
     finally:
         for child in children:
             if child.poll() is None:
@@ -109,16 +111,13 @@ def _start(runs: list[Run], steps: int, devices: int, timeout: int, say: Callabl
             child.wait()
 
 
-def _wait(
-    children: list[subprocess.Popen], runs: list[Run], timeout: int, say: Callable[[str], None]
-) -> None:
+def _wait(children: list[subprocess.Popen], runs: list[Run], timeout: int, progress: Progress) -> None:
     """Until the processes end, one of several fails, or a row takes longer than `timeout` seconds."""
     told, began = 0, time.monotonic()
     while True:
         ended = all(child.poll() is not None for child in children)
         while told < len(runs) and _ended(runs[told].folder):
-            took = time.monotonic() - began
-            say(f"lmx verify mesh: {runs[told].name} ({took:.0f} s)")
+            progress.ended(runs[told].name, time.monotonic() - began)
             told, began = told + 1, time.monotonic()
         if ended or time.monotonic() - began > timeout:
             return

@@ -34,13 +34,16 @@ class Shard(NamedTuple):
 
     def __call__(self, x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
         """`x`, constrained to the mesh; a dimension that does not divide stays whole (a batch of one prompt)."""
+        layout = self.layout(x.shape, axes)
+        return x if layout is None else jax.lax.with_sharding_constraint(x, layout)
+
+    def layout(self, shape: Sequence[int], axes: Sequence[str | None]) -> NamedSharding | None:
+        """Where an array of this shape lies; None on one device."""
         mesh, rules = self.mesh, self.rules
         if mesh is None:
-            return x
-        fits = [
-            a if n % ways(mesh.shape, rules, a) == 0 else None for n, a in zip(x.shape, axes, strict=True)
-        ]
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(fits, rules)))
+            return None
+        fits = [a if n % ways(mesh.shape, rules, a) == 0 else None for n, a in zip(shape, axes, strict=True)]
+        return NamedSharding(mesh, spec(fits, rules))
 
     def looked_up(self, x_BTD: jax.Array) -> jax.Array:
         """Rows of an embedding whose width is split, brought from the devices of the width to those of the sequences.

@@ -23,22 +23,24 @@ class Evaluation(NamedTuple):
     tokens: int
 
 
-def make_eval_step(
-    model: Model, kernels: KernelSet, token_bytes_V: np.ndarray | None
-) -> Callable[[Tree, Batch], jax.Array]:
-    """(params, batch) -> float32 [3]: sums over the batch of loss, of weights, and of the targets' bytes.
+def byte_table(token_bytes: np.ndarray | None, vocab_size: int) -> np.ndarray:
+    """float32 [vocab_size]: bytes that each id stands for; NaN where nobody knows."""
+    table = np.full(vocab_size, np.nan, np.float32)
+    if token_bytes is not None:
+        table[: len(token_bytes)] = token_bytes[:vocab_size]
+    return table
 
-    The bytes are NaN where a target is no token of the tokenizer: nobody knows what it stands for.
-    """
-    table = None if token_bytes_V is None else jnp.asarray(token_bytes_V, jnp.float32)
 
-    def step(params: Tree, batch: Batch) -> jax.Array:
+def make_eval_step(model: Model, kernels: KernelSet) -> Callable[[Tree, Batch, jax.Array], jax.Array]:
+    """(params, batch, byte_table) -> float32 [3]: sums over the batch of loss, of weights, of the targets' bytes."""
+
+    def step(params: Tree, batch: Batch, table_V: jax.Array) -> jax.Array:
         out = model.forward(params, batch.tokens, batch.positions, segments_BT=batch.segments)
         losses = kernels.cross_entropy(
             out.hidden, model.head(params), batch.targets, batch.weights, z_loss=0.0
         )
         counted = batch.weights.astype(jnp.float32)
-        n_bytes = jnp.zeros(()) if table is None else (_bytes_of(table, batch.targets) * counted).sum()
+        n_bytes = (_bytes_of(table_V, batch.targets) * counted).sum()
         return jnp.stack([losses.nll, counted.sum(), n_bytes])
 
     return step

@@ -72,6 +72,21 @@ def test_auto_is_the_preset_of_the_devices(environment, preset, dtype, monkeypat
     assert config.trainer.compute_dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("devices", "preset"),
+    [
+        ("8 x NVIDIA H100 80GB HBM3", "h100_8"),
+        ("1 x NVIDIA H200", "h200_1"),
+        ("3 x NVIDIA A100-SXM4-80GB", "accelerators"),
+        ("TPU v6e-256", "v6e_256"),
+        ("4 x TPU v6e-256", "v6e_256_4"),
+    ],
+)
+def test_auto_goes_by_the_kind_of_device(devices, preset):
+    with described(devices):
+        assert load("train", ["mesh=auto"], schema=TrainConfig).config.mesh.preset == preset
+
+
 def test_a_topology_is_called_as_its_accelerator_type():
     assert devices_of_topology("v5p:2x2x2", 1) == "TPU v5p-16"
     assert devices_of_topology("v6e:16x16", 4) == "4 x TPU v6e-256"
@@ -106,8 +121,11 @@ PRESETS = sorted(p.stem for p in (CONF / "mesh").glob("[a-z]*.yaml") if "preset:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_hold(name):
-    """A preset sets mesh, precision and rematerialisation together."""
+    """A preset sets mesh, kernels, precision and rematerialisation together."""
     config = load("train", [f"mesh={name}"], schema=TrainConfig).config
+    kernels = {"v": ("megablox", "ragged"), "h": ("ragged", "ragged")}.get(name[0], ("auto", "auto"))
+    assert (config.kernels.experts, config.kernels.exchange) == kernels
+    assert config.kernels.attention == "auto"
     assert config.mesh.preset == name
     assert config.mesh.problems() == []
     assert config.trainer.compute_dtype == "bfloat16"

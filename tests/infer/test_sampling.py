@@ -65,7 +65,9 @@ def test_penalties_equal_their_definition(seed, repetition, presence, frequency)
     prompts, lengths = [3, 5], [7, 5]
     knobs = {"repetition_penalty": repetition, "presence_penalty": presence, "frequency_penalty": frequency}
     asked = [Request(tokens=[0] * n, max_new_tokens=1, **knobs) for n in prompts]
-    got = penalised(jnp.asarray(x), controls_of(asked, 2), jnp.asarray(tokens), jnp.asarray(lengths))
+    got = penalised(
+        jnp.asarray(x), controls_of(asked, 2, vocab_size=V), jnp.asarray(tokens), jnp.asarray(lengths)
+    )
     for row in range(2):
         expected = x[row].astype(np.float64)
         for token in set(tokens[row, : lengths[row]].tolist()):
@@ -85,7 +87,7 @@ def test_draws_have_the_distribution_that_the_knobs_describe(knobs):
     asked = [
         Request(tokens=[1], max_new_tokens=1, temperature=temperature, seed=i, **knobs) for i in range(rows)
     ]
-    controls = controls_of(asked, rows)
+    controls = controls_of(asked, rows, vocab_size=8)
     wide = jnp.broadcast_to(jnp.asarray(x), (rows, 8))
     draw = jax.jit(
         lambda y: (
@@ -116,14 +118,14 @@ def test_a_row_is_drawn_as_if_alone_and_bias_and_padding_hold():
         Request(tokens=[1], max_new_tokens=9, temperature=5.0, logit_bias={V - 1: 1e4}),
     ]
     tokens = jnp.zeros((4, 8), jnp.int32)
-    together = choose(x, controls_of(asked, 4), tokens_BS=tokens, lengths_B=jnp.arange(4), vocab_size=V - 1)
+    controls = controls_of(asked, 4, vocab_size=V - 1)
+    together = choose(x, controls, tokens_BS=tokens, lengths_B=jnp.arange(4))
     for row, request in enumerate(asked):
         one = choose(
             x[row : row + 1],
-            controls_of([request], 1),
+            controls_of([request], 1, vocab_size=V - 1),
             tokens_BS=tokens[:1],
             lengths_B=jnp.asarray([row]),
-            vocab_size=V - 1,
         )
         assert int(one.ids[0]) == int(together.ids[row])
     assert int(together.ids[2]) == 4

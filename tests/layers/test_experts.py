@@ -76,7 +76,7 @@ def both(config, kernels, shard, params, x, g):
     y, pull, counts = jax.vjp(f, params, x, has_aux=True)
     return y, pull(g), counts
 
-found = {}
+found, rooms = {}, []
 for model in MODELS:
     config, specs, params, x, g = case(model)
     plain = kernels_config("plain").build("cpu", 1)
@@ -98,16 +98,23 @@ for model in MODELS:
             errors = [float(abs(a - b).max() / (abs(b).max() + 1e-30))
                       for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(jax.device_get(want))) if a.size]
             text = lowered.as_text() if model == "plain" else ""
+            if model == "plain" and name == "expert":
+                for factor in (4.0, 1.0):  # four devices: all that can come, and an even share
+                    few = kernels._replace(exchange_room=factor)
+                    some = jax.device_get(jax.jit(lambda *a: both(config, few, Shard(mesh, rules), *a))(*args))
+                    same = (abs(some[0] - got[0]).max(-1) < 1e-5).reshape(-1)
+                    rooms.append([factor, exchange, int(some[2]["overflow"]), int((~same).sum()),
+                                  [bool(same[:10].all()), bool(np.isfinite(some[1][1]).all())]])
             found[f"{model}, {name}, {exchange}"] = {
                 "error": max(errors), "exchanged": "all_to_all" in text, "dropped": int(got[2].get("dropped", 0)),
                 "max": int(got[2]["choices"].max()),
             }
-print(json.dumps(found))
+print(json.dumps([found, rooms]))
 """
 
 
 @pytest.fixture(scope="module")
-def found():
+def both():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # what is compiled runs for a moment only
     done = subprocess.run(
@@ -115,6 +122,26 @@ def found():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def found(both):
+    return both[0]
+
+
+def test_what_finds_no_room_between_devices_is_counted(both):
+    """Dropless as long as there is room; else as many tokens change as the count allows."""
+    assert [(factor, exchange) for factor, exchange, *_ in both[1]] == [
+        (4.0, "dense"),
+        (1.0, "dense"),
+        (4.0, "ragged"),
+        (1.0, "ragged"),
+    ]
+    for factor, _, overflow, changed, (_, finite) in both[1]:
+        assert finite
+        assert (overflow == 0) == (changed == 0) == (factor == 4.0)
+        assert changed <= overflow <= 3 * changed
+    assert both[1][1][2:] == both[1][3][2:]
 
 
 def test_every_mesh_equals_one_device(found):

@@ -55,6 +55,18 @@ def test_a_pattern_that_fits_nothing_is_an_error(path):
     assert "layers.0." in str(caught.value)
 
 
+@pytest.mark.parametrize("path", ["layers.*.mlp.*", "layers.*.moe.*", "layers.*"])
+def test_experts_are_refused_by_name(path):
+    sizes = {"n_layers": 1, "d_model": 32, "n_heads": 2, "vocab_size": 32, "moe.shared_d_ff": 16}
+    config = model_config("moe_tiny", sizes)
+    with pytest.raises(ValueError, match="products with experts") as caught:
+        build(config, precision({"mine": {"path": path, "format": "int8"}}))
+    assert f"precision.products.mine.path={path}" in str(caught.value)
+    assert "~precision.products.mine" in str(caught.value)
+    assert "layers.0.moe.experts." in str(caught.value)
+    build(config, precision({"mine": {"path": "layers.*.moe.shared.*", "format": "int8"}}))
+
+
 def losses(chosen, steps=30):
     """Of a model that learns to count."""
     model = build(model_config("tiny", SMALL), option(chosen))

@@ -14,6 +14,7 @@ from lmx.review.collectives import collectives, replica_groups
 from lmx.review.hlo import Shape, parse, parse_shape
 from lmx.review.names import Namer, argument_name, assigned, shapes_of_parameters
 from lmx.review.programs import needed_bytes, read_program
+from lmx.review.scopes import part_of
 from tests.support import ROOT
 
 MESH = {"data": 2, "fsdp": 4}
@@ -286,3 +287,24 @@ def test_who_called_what_made_a_value():
     module = parse(CALLS)
     stack = [(frame.function, frame.line) for frame in module.stack(module.entry.root)]
     assert stack == [("inner", 3), ("middle", 5), ("outer", 7), ("<module>", 9)]
+
+
+@pytest.mark.parametrize(
+    ("op_name", "part"),
+    [
+        ("jit(step)/jit(main)/while/body/jvp(layers.0)/mlp/up/bd,df->bf/dot_general", "layers.0.mlp.up"),
+        (
+            "jit(step)/transpose(jvp(layers.2))/while/body/checkpoint/rematted_computation/layers.1/attention/out/mul",
+            "layers.1.attention.out",
+        ),
+        ("jit(step)/jvp(head)/while/body/dot_general", "head"),
+        ("jit(step)/transpose(jvp(embedding))/scatter-add", "embedding"),
+        (
+            "jit(step)/jvp(layers.0)/moe/experts/shard_map/experts/gate/ragged_dot",
+            "layers.0.moe.experts.gate",
+        ),
+        ("jit(step)/optimizer/mul", ""),
+    ],
+)
+def test_the_part_of_the_model_that_an_operation_is_of(op_name, part):
+    assert part_of(op_name) == part

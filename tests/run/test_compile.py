@@ -54,50 +54,90 @@ def test_all_groups_are_those_of_training():
 
 SAME = """
 import jax, re, sys
-jax.config.update("jax_num_cpu_devices", 8)
+devices = int(sys.argv.pop())
+jax.config.update("jax_num_cpu_devices", devices)
+import numpy as np
 from lmx.config.compose import Composer
 from lmx.data.dataset import row
-from lmx.run.build import build
+from lmx.infer.requests import Request
+from lmx.run.build import build, build_model, for_inference, make_state
 from lmx.run.compile import build_for, lower, steps_of, topology_devices
 from lmx.run.compile_config import Compile
 from lmx.run.config import TrainConfig
+from lmx.run.engine import make_engine
+from lmx.run.judge import Judge
 from lmx.run.length import total_steps
+from lmx.run.load import Loaded
 from lmx.run.prepare import read_data
-from lmx.run.programs import StepPrograms
+from lmx.run.programs import EvalProgram, StepPrograms
 
 overrides = sys.argv[1:]
 config = Composer("train", TrainConfig, overrides=overrides).check(overrides)[0].config
-dataset = read_data(config)[1]
+tokenizer, dataset = read_data(config)[:2]
 parts = build(config, total_steps=total_steps(config.trainer, examples_per_epoch=0))
 run = StepPrograms(config, parts, row(dataset.train, 0))._programs[False].result()
 
-words = [*overrides, "topology=cpu:8"]
+kept = {}
+
+def keeping(name, lowers):
+    # The program that a call of `lowers` runs, compiled for just these arguments.
+    def call(*arguments):
+        if name not in kept:
+            kept[name] = lowers.lower(*arguments).compile()
+        return lowers(*arguments)
+    return call
+
+of = EvalProgram.of
+def recorded(self, token_bytes):
+    self._step = keeping("eval", self._step)
+    return of(self, token_bytes)
+EvalProgram.of = recorded
+judge = Judge(config, parts, tokenizer, dataset)
+state = make_state(config, parts)
+judge.evaluate(state)
+
+model, kernels = build_model(for_inference(config), parts.mesh, "float32")
+loaded = Loaded(config, model, kernels, state.params, tokenizer, 0)
+engine = make_engine(loaded, "float32")
+engine._decode = keeping("decode", engine._decode)
+results = engine.run([Request(tokens=[1, 2, 3], max_new_tokens=50)] * 8)
+assert len(results[0].tokens) == 50
+
+words = [*overrides, f"topology=cpu:{devices}", "decode.batch=8", "decode.length=64"]
 config = Composer("compile", Compile, overrides=words).check(words)[0].config
 parts = build_for(config, topology_devices(config))
 ahead = lower(config, parts, "train").compile()
-assert parts.mesh.size == 8
-assert "all-reduce" in ahead.as_text()
-
-
+assert parts.mesh.size == devices
+assert ("all-reduce" in ahead.as_text()) == (devices > 1)
 
 def instructions(compiled):
-    # All but where in the source a call came from: the two come from different lines of this program.
-    text = re.sub(r", metadata=\\{[^}]*\\}", "", compiled.as_text())
-    return text[text.index("\\n%") :]
+    # All but where in the source a call came from, for the two come from different lines of this program, and the
+    # numbers that jax gives to functions which it has met before: names are counted as they appear.
+    text, seen = re.sub(r", metadata=\\{[^}]*\\}", "", compiled.as_text()), {}
+    text = re.sub(r"(?m) \\(.*\\) -> .* \\{$", " {", text[text.index("\\n%") :])  # parameters follow
+    return re.sub(r"%[\\w.-]+", lambda m: seen.setdefault(m[0], f"%{len(seen)}"), text)
 
 
 assert instructions(ahead) == instructions(run)
 assert len(instructions(run)) > 10_000
+for name in ("eval", "decode"):
+    ahead = instructions(lower(config, parts, name).compile())
+    assert len(ahead) > 10_000
+    assert ahead == instructions(kept[name]), name
 print("the same")
 """
 
 
 @pytest.mark.parametrize(
-    "more", [["mesh=fsdp"], ["mesh=fsdp_tp", "data.packing=concat", "trainer.accumulation=2"]]
+    ("more", "devices"),
+    [
+        (["mesh=single"], 1),
+        (["mesh=fsdp_tp", "data.packing=concat", "trainer.accumulation=2"], 8),
+    ],
 )
-def test_the_program_is_the_one_that_a_run_compiles(more, tmp_path):
+def test_the_programs_are_those_that_a_run_and_generation_compile(more, devices, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", SAME, *SMALL, "data.max_bytes=4M", *more],
+        [sys.executable, "-c", SAME, *SMALL, "data.max_bytes=4M", *more, str(devices)],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -117,6 +157,9 @@ def test_a_report_has_its_keys_and_comes_from_the_cache_again(tmp_path):
     assert told["devices"] == 8
     assert told["peak_bytes"] == told["argument_bytes"] + told["output_bytes"] + told["temp_bytes"]
     names = [b["name"] for b in told["largest_buffers"]]
+    temporary = [b["name"] for b in told["largest_buffers"] if b["kind"] == "temporary"]
+    parts = ("layers.0.", "head", "embedding", "gradient of ")
+    assert sum(name.startswith(parts) for name in temporary) >= 0.8 * len(temporary), temporary
     assert 0 < len(names) <= 10
     assert {c["axes"] for c in told["collectives"]} == {"fsdp"}
     assert {"all-gather", "all-reduce"} <= {c["kind"] for c in told["collectives"]}

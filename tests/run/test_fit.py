@@ -49,6 +49,13 @@ def test_micro_batches_are_what_is_split():
     assert "in 2 micro-batches" in found[0].message
 
 
+def test_copies_are_proposed_where_a_width_has_too_few_parts():
+    found = problems("fsdp", {"fsdp": 24}, trainer={"global_batch_size": 24, "eval_batch_size": 24})
+    assert "8 ways it can: mesh=hsdp mesh.axes.replica=3 holds 3 copies" in found[0].message
+    copies = {"replica": 3, "fsdp": 8}
+    assert not problems("hsdp", copies, trainer={"global_batch_size": 24, "eval_batch_size": 24})
+
+
 def test_nothing_is_proposed_where_nothing_fits():
     found = problems("fsdp", {"fsdp": 7}, trainer={"global_batch_size": 7, "eval_batch_size": 7})
     assert [(p.key, p.fix) for p in found] == [("mesh.rules.embed", None)]
