@@ -168,6 +168,13 @@ class Target(Component):
     def prepare(self, plan: Plan) -> None:
         """Brings code and setup to every host; RequestError where that fails. Doing it again is harmless."""
 
+    def renew(self, plan: Plan) -> None:
+        """Sees to it that the hosts that `prepare` has set up are there, and sets up those that are made again."""
+
+    def taken(self, plan: Plan) -> bool:
+        """Whether the place has taken the hosts away, with all that ran on them."""
+        return False
+
     def start(self, plan: Plan, number: int, *, resume: bool = False) -> Attempt:
         """Starts every process and returns. `resume`: go on from the newest checkpoint, which is there.
 

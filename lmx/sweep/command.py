@@ -29,6 +29,7 @@ from lmx.sweep.grammar import Grammar
 from lmx.sweep.plan import SCHEMA, Plan, read_plan, run_dir, write_plan
 from lmx.sweep.results import checkpointed, result_of, schema_of
 from lmx.sweep.stopping import Stopping
+from lmx.sweep.target_pod import release
 
 _JUDGED_EVERY = 5.0
 
@@ -255,7 +256,7 @@ def cancel(folder: Path, timeout: float) -> str:
     active = [n for n, s in _states(folder, plan).items() if s.status in ("LEASED", "RUNNING")]
     if driver(folder) is None:
         if not active:
-            return "nothing runs"
+            return "\n".join(["nothing runs", *release(folder)])
         working = Driver(
             folder,
             plan,

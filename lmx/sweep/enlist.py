@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
 from lmx.io.files import read_json, to_json, write_atomic
-from lmx.launch import TpuVm, gang
+from lmx.launch import Gke, TpuVm, gang
 from lmx.launch.config import Processes
 from lmx.launch.host import Unreachable
 from lmx.launch.plan import Launch, Policy, freeze, load
@@ -142,18 +142,37 @@ def enlist(
 def _freeze(
     folder: Path, name: str, target: Target, tree: Mapping[str, Any], policy: Policy, facts: dict[str, Any]
 ) -> None:
-    if not (sees_here(target) or isinstance(target, Processes) or facts["runs"] is not None):
-        raise RequestError(
-            "what runs on this target write is on a volume that nothing here reaches: mount it here at the same path "
-            "and name a folder in it, pool.runs=PATH"
-        )
+    _reachable(target, facts["runs"])
+    if isinstance(target, TpuVm) and facts["runs"] is not None:
+        target = target.model_copy(update={"runs": facts["runs"]})  # that is what its workers have to reach
     run = f"{facts['sweep']}-{name}"
     if isinstance(target, TpuVm) and target.name is None:
         target = target.model_copy(
             update={"name": f"lmx-{run}".lower().replace("_", "-").replace(".", "-")[:60]}
         )
     freeze(tree, folder=folder, run_dir=Path(run), target=tree_of(target), policy=policy, environment={})
-    write_atomic(folder / "pool.json", to_json({"name": name, "storage": HERE, **facts}) + "\n")
+    own = {"name": name, "storage": HERE, "made_first": isinstance(target, TpuVm)}
+    write_atomic(folder / "pool.json", to_json({**own, **facts}) + "\n")
+
+
+def _reachable(target: Target, runs: str | None) -> None:
+    """RequestError where results could never be read here: of pods whose files no host can be asked for."""
+    if isinstance(target, Processes) or (runs is None and sees_here(target)):
+        return
+    if runs is None:
+        raise RequestError(
+            "what runs on this target write is on a volume that nothing here reaches: mount it here at the same path "
+            "and name a folder in it, pool.runs=PATH"
+        )
+    if not Path(runs).is_dir():
+        raise RequestError(
+            f"pool.runs={runs}: there is no such folder here, so results could not be read; mount it here at that path"
+        )
+    if isinstance(target, Gke) and not Path(runs).is_relative_to(target.mount):
+        raise RequestError(
+            f"pool.runs={runs} is not in the volume of the pods, which is mounted at target.mount={target.mount}: what "
+            f"they write would go with them; name a folder in it, pool.runs={target.mount.rstrip('/')}/runs"
+        )
 
 
 def _check(folder: Path) -> str | None:
@@ -247,13 +266,18 @@ def _apart(found: Mapping[str, str]) -> list[str]:
 # ---- once a pod
 
 
-def prepared(pod: Enlisted) -> None:
-    """Brings code and setup to the pod's hosts, once; RequestError where that fails."""
+def prepared(pod: Enlisted, *, renew: bool = False) -> None:
+    """Brings code and setup to the pod's hosts, once; RequestError where that fails.
+
+    `renew`: the hosts may be gone since.
+    """
     with open(pod.folder / "prepare.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (pod.folder / "prepared").exists():
             pod.launch.target.prepare(pod.launch.plan)
             (pod.folder / "prepared").touch()
+        elif renew:
+            pod.launch.target.renew(pod.launch.plan)
 
 
 def shared_state(pod: Enlisted, folder: Path, *, back: bool = False) -> None:

@@ -9,7 +9,7 @@ It starts the job's processes on the pod's hosts, follows them, brings their log
     ATTEMPT/kill         written to end them without more time to save
     POD/                 the pod's plan, code and setup (lmx.sweep.enlist)
 
-`python -m lmx.sweep.launched check POD` asks whether a pod that lost a job is there again, and ends what it runs.
+`python -m lmx.sweep.launched check POD` asks whether a pod can take a job: one that lost a job, or is yet to be made.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 
 from lmx.config.errors import DONE, FAILED, STOPPED, WRONG_REQUEST, RequestError
 from lmx.io.files import read_json, to_json, write_atomic
+from lmx.launch import Gke
+from lmx.launch.config import Processes
 from lmx.launch.drive import SETTLE, Interrupted, driving
 from lmx.launch.host import Host, Unreachable, here
 from lmx.launch.plan import Launch, load
@@ -129,7 +131,7 @@ def place_of(work: Work, attempt: Attempt) -> Place | None:
     run_dir, handle = work.launch.plan.run_dir, attempt.handle
     if run_dir == str(work.run):
         return None
-    if "hosts" in handle:
+    if isinstance(work.launch.target, Processes):
         host = handle["hosts"][0]
         return Place(Host(host["name"], tuple(host["way"]), host["python"]), handle["workdir"], run_dir)
     return Place(here(), os.getcwd(), run_dir) if work.pod.runs is not None else None
@@ -241,7 +243,7 @@ def _obey(work: Work, attempt: Attempt, place: Place | None, wishes: Wishes, tol
         told.add("stop")
         target.stop(plan, attempt, grace=work.launch.policy.grace)
     elif (work.job / "stop").exists() and "prune" not in told and plan.run_dir != str(work.run):
-        if place is None:
+        if place is None or isinstance(target, Gke):  # a JobSet starts again what has stopped by itself
             target.stop(plan, attempt, grace=work.launch.policy.grace)
         else:
             try:
@@ -298,11 +300,11 @@ def run(work: Work, say: Callable[[str], None]) -> int:
             write_atomic(work.attempt / "pid", str(os.getpid()))
             write_atomic(work.job / "storage", work.pod.storage)
             log = work.launch.plan.attempt_folder(attempt.number) / "task-0.log"
-            if not (work.attempt / "log.txt").exists():
+            if not os.path.lexists(work.attempt / "log.txt"):
                 (work.attempt / "log.txt").symlink_to(os.path.relpath(log, work.attempt))
             seen, step = follow(work, attempt, wishes, say)
             code, reason = _verdict(work, attempt, seen)
-            if code == LOST:
+            if code == LOST and not seen.preempted:
                 _fence(work, attempt)
         except Interrupted:
             for begun in read(work.launch.plan):  # written before its processes are started
@@ -310,6 +312,8 @@ def run(work: Work, say: Callable[[str], None]) -> int:
             code, reason = STOPPED, "it was told to stop before it began"
         except (RequestError, Unreachable) as error:
             code, reason = (STOPPED if wishes.stop else LOST), str(error)
+        if isinstance(work.launch.target, Gke):
+            work.launch.target.release(work.launch.plan)  # the JobSet of this attempt; the cluster stays
         shared_state(work.pod, work.launch.plan.folder, back=True)
         found = {"code": code, "reason": reason, "step": step, "began": began}
         write_atomic(work.attempt / "ended.json", to_json(found) + "\n", sync=True)
@@ -319,7 +323,8 @@ def run(work: Work, say: Callable[[str], None]) -> int:
 
 
 def check(folder: Path) -> None:
-    """RequestError where the pod is not there; what it still runs of lost attempts is ended first."""
+    """RequestError where the pod cannot run a job now. What it still runs of lost attempts is ended; it is made and set
+    up where it has to be."""
     pod = enlisted(folder)
     pod.launch.target.check(pod.launch.plan)
     for mark in (folder / "unfenced").glob("*"):
@@ -327,9 +332,10 @@ def check(folder: Path) -> None:
         launch = load(attempt / "launch")
         for begun in read(launch.plan):
             messages = launch.target.stop(launch.plan, begun, grace=0.0)
-            if messages:
+            if messages and not launch.target.taken(launch.plan):
                 raise RequestError("; ".join(messages))
         mark.unlink()
+    prepared(pod, renew=True)
 
 
 def main(words: list[str]) -> int:
@@ -341,7 +347,7 @@ def main(words: list[str]) -> int:
         try:
             check(Path(paths[0]))
         except (RequestError, Unreachable) as error:
-            say(str(error))
+            print(" ".join(str(error).split()), file=sys.stderr, flush=True)
             return FAILED
         return DONE
     attempt, pod, job, run_ = map(Path, paths)
