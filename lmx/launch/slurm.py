@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,6 +159,7 @@ def start(target: Slurm, plan: Plan, number: int) -> Attempt:
         "name": job_name(plan, number),
         "job": None,
         "processes": target.nodes * target.processes,
+        "run_dir": plan.run_dir,
         "began": time.time(),
     }
     write(plan, Attempt(number, handle))
@@ -248,7 +250,7 @@ def tasks_of(attempt: Attempt, folder: Path, job: Job, silent: str = "") -> tupl
         elif left:
             # A shell tells of signal 9 as 137.
             code = left["code"] if left["code"] <= 128 else 128 - left["code"]
-            task = Task(i, node, "ended", code, left["time"])
+            task = Task(i, node, "ended", code, left["time"], _full(attempt, folder, left))
         elif not job.over:
             task = Task(i, node, "running", message=silent)
         elif job.state == "COMPLETED":
@@ -286,6 +288,12 @@ def _left(folder: Path, name: str) -> dict[str, Any] | None:
     """What NAME.exit says."""
     found = agent.read(str(folder / f"{name}.exit"))
     return found if isinstance(found, dict) else None
+
+
+def _full(attempt: Attempt, folder: Path, left: Mapping[str, Any]) -> str:
+    """Which disk was full when a process ended, in words."""
+    where = {"launch": str(folder), "run": attempt.handle.get("run_dir", "the run's directory")}
+    return f"the disk of {where[left['full']]} is full" if left.get("full") else ""
 
 
 def _read(path: Path) -> str | None:
