@@ -229,7 +229,8 @@ def poll(target: Slurm, plan: Plan, attempt: Attempt, *, driving: bool) -> Seen:
         (plan.folder / "stop").touch()  # whoever cancels the job by hand wants the run to end
     tasks = tasks_of(attempt, folder, job, silent)
     taken = job.state in TAKEN and any(task.exit_code for task in tasks)
-    return Seen(tasks, agent.last_step(plan.run_dir), agent.newest_checkpoint(plan.run_dir), taken)
+    row = agent.last_row(plan.run_dir)
+    return Seen(tasks, row["step"], agent.newest_checkpoint(plan.run_dir), taken, row["loss"])
 
 
 def tasks_of(attempt: Attempt, folder: Path, job: Job, silent: str = "") -> tuple[Task, ...]:

@@ -93,6 +93,7 @@ class Seen(NamedTuple):
     """An attempt as last seen: its tasks, and how far the run is.
 
     step        of the last row of metrics; None where none was written
+    loss        of the same
     checkpoint  the newest whole one; None where there is none
     preempted   whether the place took the hosts away
     """
@@ -101,6 +102,7 @@ class Seen(NamedTuple):
     step: int | None = None
     checkpoint: int | None = None
     preempted: bool = False
+    loss: float | None = None
 
     @property
     def running(self) -> bool:

@@ -22,6 +22,8 @@ from lmx.data.loader import batches
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
 from lmx.io.ledger import attempts_of, file_name, read_lines
+from lmx.io.provenance import changed_versions
+from lmx.io.records import read_provenance
 from lmx.params import path_name
 from lmx.run.build import to_devices
 from lmx.run.config import TrainConfig
@@ -108,6 +110,8 @@ class Run:
             process=jax.process_index(),
         )
         self.throughput = Throughput.of(self.config, self.parts)
+        starts = read_provenance(run_path) if resume and self.dir.primary else []
+        changed = changed_versions(starts[-1]) if starts else None
         self.dir.write_summary({"status": "running", "name": self.config.name})
         self.dir.write_provenance(
             config_hash=composed.hash,
@@ -118,6 +122,8 @@ class Run:
         self.log.say(describe(self.config, self.parts, self.dataset, self.total, self.throughput))
         if resume:
             self.log.say(f"going on after step {self.start}")
+        if changed:
+            self.log.say(changed)
         self.step_times: list[float] = []
         self.row: dict[str, Any] = {}
         self.row_written = self.start

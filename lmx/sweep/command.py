@@ -18,6 +18,7 @@ from lmx.config.sweep import Point
 from lmx.config.text import counted
 from lmx.io.journal import driver
 from lmx.io.records import read_metrics
+from lmx.launch.versions import forget
 from lmx.run.config import TrainConfig
 from lmx.sweep import attempt
 from lmx.sweep.config import Pool, Retries, SweepRun
@@ -126,6 +127,9 @@ def resume(config: Any) -> Path:
     pool = config.pool or Pool.model_validate(plan.settings["pool"])
     if config.changed_code == "refuse" and not pool.frozen():
         refuse_changed(folder, plan)
+    if config.changed_code == "accept":
+        for path in folder.glob(".pods/*"):
+            forget(path)
     changes = {
         name: getattr(config, name)
         for name in ("max_failures", "max_preemptions")
@@ -148,8 +152,8 @@ def refuse_changed(folder: Path, plan: Plan) -> None:
     if found:
         words = "\n    ".join(found)
         raise RequestError(
-            f"{folder}: the code is not that of the freeze, so jobs may not compute what those that are done did\n"
-            f"    {words}\n    go back to it, or go on all the same:\n"
+            f"{folder}: code or packages are not those of the freeze, so jobs may not compute what those that are "
+            f"done did\n    {words}\n    go back to them, or go on all the same:\n"
             f"    lmx sweep resume {folder} changed_code=accept"
         )
 

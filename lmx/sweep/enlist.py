@@ -25,6 +25,7 @@ from lmx.launch.config import Processes
 from lmx.launch.host import Unreachable
 from lmx.launch.plan import Launch, Policy, freeze, load
 from lmx.launch.target import Plan, Target, each
+from lmx.launch.versions import differing, known
 from lmx.sweep.carry import ask
 
 HERE = "here"
@@ -125,6 +126,7 @@ def enlist(
             wrong.append(f"pod {name}: {error}")
     sound = [name for name in folders if (folders[name] / "plan.json").exists()]
     wrong += [words for words in each(lambda i: _check(folders[sound[i]]), len(sound)) if words]
+    wrong += unlike([(name, folders[name]) for name in sound])
     said: list[str] = []
     if not wrong:
         found, said = _storages([enlisted(folders[name]) for name in folders], storage)
@@ -182,6 +184,20 @@ def _check(folder: Path) -> str | None:
     except (RequestError, Unreachable) as error:
         return f"pod {pod.name}: {error}"
     return None
+
+
+def unlike(pods: Sequence[tuple[str, Path]]) -> list[str]:
+    """Pods whose hosts have other versions than those of the first: what they compute is not to be compared."""
+    firsts = [(name, *next(iter(known(folder).items()))) for name, folder in pods if known(folder)]
+    lines = []
+    for name, host, own in firsts[1:]:
+        first, other, theirs = firsts[0]
+        words = [f"{what} {mine}, but {its}" for what, mine, its in differing(own, theirs) if what != "lmx"]
+        if words:
+            lines.append(
+                f"pod {name}: {host} has {', '.join(words)} on {other} of pod {first}; install the same versions"
+            )
+    return lines
 
 
 # ---- which pods reach the same run directories

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lmx.launch.versions import keep
 from lmx.sweep.config import Pool
+from lmx.sweep.enlist import unlike
 from lmx.sweep.events import read_events
 from tests.launch.test_ssh import hosts, needs_sshd  # noqa: F401
 from tests.sweep.gangs import make_driver, pool_of
@@ -98,3 +100,12 @@ def test_a_job_that_is_pruned_ends_on_its_host(hosts, tmp_path, monkeypatch):  #
     assert (driver.states[0].exit_code, driver.states[0].attempt) == (75, 1)
     assert 0 < driver.states[0].step < 10
     assert not (folder / "0/summary.json").exists()
+
+
+def test_pods_with_other_packages_are_named_with_both_versions(tmp_path):
+    for name, jax in (("a", "0.10.2"), ("b", "0.10.2"), ("c", "0.9.0")):
+        (tmp_path / name).mkdir()
+        keep(tmp_path / name, [(f"{name}1", {"python": "3.12.1", "packages": {"jax": jax, "lmx": name}})])
+    assert unlike([(name, tmp_path / name) for name in "ab"]) == []
+    (line,) = unlike([(name, tmp_path / name) for name in "abc"])
+    assert line == "pod c: c1 has jax 0.9.0, but 0.10.2 on a1 of pod a; install the same versions"
