@@ -23,7 +23,7 @@ from lmx.sweep.enlist import HERE
 from lmx.sweep.events import ACTIVE, ENDED, Event, Log, State, read_events, states
 from lmx.sweep.order import Program, nearest, program_of
 from lmx.sweep.plan import Job, Plan, attempt_dir, job_dir, run_dir
-from lmx.sweep.pods import Ended, Pod, last_words
+from lmx.sweep.pods import Ended, Pod, in_words, last_words
 from lmx.sweep.target_pod import TargetPod, attached, release
 
 Say = Callable[[str], None]
@@ -176,7 +176,7 @@ class Driver:
         elif why is not None:
             self._event(number, "PREEMPTED", exit_code=code, step=step, reason=why, counts=False)
         elif code is None or code == STOPPED or code > 128:
-            why = ended.reason or _words(code)
+            why = ended.reason or in_words(code)
             self._event(number, "PREEMPTED", exit_code=code, step=step, reason=why, counts=ended.began)
         else:
             why = ended.reason or last_words(attempt_dir(self.folder, number, state.attempt) / "log.txt")
@@ -333,17 +333,6 @@ class Driver:
         again = f" (attempt {state.attempt})" if state.attempt > 1 else ""
         reason = f": {state.reason}" if state.reason and state.status != "LEASED" else ""
         self.hooks.say(f"[{done}/{len(self.jobs)}] job {number} {what}{again}{reason}  {words}")
-
-
-def _words(code: int | None) -> str:
-    if code is None:
-        return "lost"
-    if code == STOPPED:
-        return "stopped early, resumable"
-    try:
-        return f"ended by {signal.Signals(code - 128).name}"
-    except ValueError:
-        return f"exit code {code}"
 
 
 def _read(path: Path) -> str | None:

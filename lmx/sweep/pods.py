@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from lmx.config.errors import STOPPED
+
 MARK = "LMX_SWEEP_ATTEMPT"
 """In the environment of every process of an attempt: its folder. So exactly those processes can be found and ended."""
 
@@ -188,6 +190,18 @@ def _kill(folder: Path) -> None:
     for pid in members(folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def in_words(code: int | None) -> str:
+    """How an attempt ended that was taken away."""
+    if code is None:
+        return "lost"
+    if code == STOPPED:
+        return "stopped early, resumable"
+    try:
+        return f"ended by {signal.Signals(code - 128).name}"
+    except ValueError:
+        return f"exit code {code}"
 
 
 def last_words(log: Path) -> str:

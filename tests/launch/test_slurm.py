@@ -311,6 +311,16 @@ def test_no_slurm_here(tmp_path, monkeypatch):
         target.check(plan)
 
 
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="needs SLURM's client (apt install slurm-client)")
+def test_no_cluster_is_known_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", "")
+    if Path("/etc/slurm/slurm.conf").exists():
+        pytest.skip("a cluster is configured here")
+    target, plan = plain(tmp_path)
+    with pytest.raises(RequestError, match="run this on a login node, or name its slurm.conf in SLURM_CONF"):
+        target.check(plan)
+
+
 def test_dry_run_shows_both_scripts_and_the_submission(tmp_path):
     target, plan = plain(tmp_path)
     code, job, task, submit = target.steps(plan)
