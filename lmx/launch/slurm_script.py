@@ -43,9 +43,10 @@ exit $code
 
 REQUEUE = """
 # Stopped with a new checkpoint, but neither as asked nor by SLURM, which would see to it: SLURM is to start it again.
+again() { for try in 1 2 3 4 5; do "$@" && return; sleep 2; done; return 1; }  # a controller that is busy
 if [ $code = 75 ] && [ "$(newest)" != "$before" ] && [ ! -e "$folder/stop" ] && [ ! -e "${LMX_STOP_FILE:-}" ] &&
-  [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-  scontrol requeue "$SLURM_JOB_ID" && sleep 60
+  [ "$(again squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+  again scontrol requeue "$SLURM_JOB_ID" && sleep 60
 fi"""
 
 TASK = """\

@@ -317,7 +317,9 @@ def test_no_cluster_is_known_here(tmp_path, monkeypatch):
     if Path("/etc/slurm/slurm.conf").exists():
         pytest.skip("a cluster is configured here")
     target, plan = plain(tmp_path)
-    with pytest.raises(RequestError, match="run this on a login node, or name its slurm.conf in SLURM_CONF"):
+    with pytest.raises(
+        RequestError, match=r"run this on a login node, or name its slurm\.conf in SLURM_CONF"
+    ):
         target.check(plan)
 
 
