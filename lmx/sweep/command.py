@@ -89,7 +89,8 @@ def run(composed: Any) -> Path:
     say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build(folder)), 'pod')}: {folder}")
     cost = cost_of(plan.jobs, list(config.pool.targets().values()), config.hours_per_job)
     if cost is not None:
-        say(cost.words())
+        cure = ": hours_per_job=H" if cost.hours is None else ""
+        say(f"{cost.words()}{cure}")
     if config.dry_run:
         for job in plan.jobs:
             print(" ".join([str(job.number), *job.overrides]))

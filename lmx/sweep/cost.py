@@ -35,7 +35,7 @@ class Cost(NamedTuple):
         chips = f"{self.most}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
         base = f"{counted(self.jobs, 'job')} on {chips} chips each, {counted(self.pods, 'pod')} at a time"
         if self.hours is None:
-            return f"{base}; what they cost is not known: hours_per_job=H says how long one takes"
+            return f"{base}; what they cost is not known, since nothing says how long one takes"
         wall = self.jobs * self.hours / self.pods
         return f"{base}: about {self.chip_hours:,.4g} chip-hours in {wall:,.3g} h ({self.hours:,.3g} h a job)"
 

@@ -254,7 +254,7 @@ def test_24_jobs_over_4_gangs_with_6_kills(tmp_path, monkeypatch):
     kinds = ["hosts", "launcher", "driver"] * (KILLS // 3)
     while True:
         try:
-            assert process.wait(4.0) == 0
+            assert process.wait(1.5) == 0
             break
         except subprocess.TimeoutExpired:
             pass
