@@ -196,7 +196,7 @@ def drive(folder: Path, *, pool: Pool | None = None, **changes: int) -> None:
         )
 
 
-def _losing(folder: Path, plan: Plan) -> Callable[[Driver], Sequence[int]]:
+def losing_of(folder: Path, plan: Plan) -> Callable[[Driver], Sequence[int]]:
     """Asks the sweep's rule of early stopping, every few seconds."""
     tree = plan.settings.get("stopping")
     if tree is None:
@@ -226,7 +226,7 @@ def _hooks(folder: Path, plan: Plan) -> Hooks:
     schema = schema_of(plan)
     return Hooks(
         result=lambda job: result_of(folder, job, schema),
-        losing=_losing(folder, plan),
+        losing=losing_of(folder, plan),
         say=say,
         step=lambda job: checkpointed(run_dir(folder, job.number)),
         again=shlex.join(["lmx", "sweep", "resume", str(folder)]),

@@ -3,18 +3,22 @@
 SWEEP/.pods/NAME-HASH/    a pod: its target frozen as `lmx.launch` freezes one, the code's snapshot, its setup's mark
     pool.json             what else its jobs need to know
     prepared              code and setup are on its hosts
+    stop                  given back: who waits for it ends
     unfenced/             attempts that were lost on it, and may still run there
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -282,13 +286,28 @@ def _apart(found: Mapping[str, str]) -> list[str]:
 # ---- once a pod
 
 
+@contextlib.contextmanager
+def preparing(folder: Path, *, patience: float = math.inf) -> Iterator[None]:
+    """One process at a time makes a pod or gives it back; another is waited for, `patience` seconds at most."""
+    until = time.monotonic() + patience
+    with open(folder / "prepare.lock", "w", encoding="utf-8") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.2)
+        yield
+
+
 def prepared(pod: Enlisted, *, renew: bool = False) -> None:
     """Brings code and setup to the pod's hosts, once; RequestError where that fails.
 
     `renew`: the hosts may be gone since.
     """
-    with open(pod.folder / "prepare.lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with preparing(pod.folder):
         if not (pod.folder / "prepared").exists():
             pod.launch.target.prepare(pod.launch.plan)
             (pod.folder / "prepared").touch()

@@ -247,6 +247,7 @@ def check(folder: Path) -> None:
     """RequestError where the pod cannot run a job now. What it still runs of lost attempts is ended; it is made and set
     up where it has to be."""
     pod = enlisted(folder)
+    (folder / "stop").unlink(missing_ok=True)
     pod.launch.target.check(pod.launch.plan)
     for mark in (folder / "unfenced").glob("*"):
         attempt = Path(mark.read_text(encoding="utf-8"))

@@ -13,12 +13,14 @@ from typing import Literal
 from lmx.config.errors import DONE
 from lmx.io.files import read_json, write_atomic
 from lmx.launch.target import Target
-from lmx.sweep.enlist import HERE, enlisted, folder_of
+from lmx.sweep.enlist import HERE, enlisted, folder_of, preparing
 from lmx.sweep.launched import LOST
 from lmx.sweep.pods import Ended, LocalPod, Pod
 
 _CRASHES = 3
 _ASK_FIRST, _ASK_LAST = 2.0, 60.0
+_LEAVE = 60.0
+"""Seconds for a process that makes a pod to see that nobody wants it any more."""
 _MARK = "launched"
 """A file of an attempt that names its pod's folder: who finds the attempt needs nothing else."""
 
@@ -33,6 +35,7 @@ class TargetPod:
     storage: str = field(init=False)
     _local: LocalPod = field(init=False, repr=False)
     why: str = ""
+    _made: bool = field(default=False, repr=False)
     _ready: bool = field(default=True, repr=False)
     _asking: subprocess.Popen | None = field(default=None, repr=False)
     _asked_at: float = field(default=0.0, repr=False)
@@ -44,7 +47,8 @@ class TargetPod:
         facts = read_json(self.folder / "pool.json") or {}
         self.storage = facts.get("storage", HERE)
         # One that is made may take hours to come: no job waits for it while others are free.
-        self._ready = not facts.get("made_first", False)
+        self._made = facts.get("made_first", False)
+        self._ready = not self._made
 
     def start(self, folder: Path, program: Sequence[str], job: Path, run: Path) -> None:
         """Starts the process that starts the job there."""
@@ -119,8 +123,8 @@ class TargetPod:
         return "away"
 
     def leave(self) -> None:
-        """Nobody asks it any more."""
-        if self._asking is not None:
+        """Nobody asks it any more. Who makes a pod ends between two calls of gcloud: see `release`."""
+        if self._asking is not None and not self._made:
             self._asking.terminate()
             self._asking.wait()
             self._asking = None
@@ -131,7 +135,9 @@ def release(sweep: Path) -> list[str]:
     said = []
     for path in sorted(sweep.glob(".pods/*/plan.json")):
         launch = enlisted(path.parent).launch
-        own = launch.target.release(launch.plan)
+        (path.parent / "stop").touch()  # whoever still waits for the pod makes it no more
+        with preparing(path.parent, patience=_LEAVE):
+            own = launch.target.release(launch.plan)
         if own:
             (path.parent / "prepared").unlink(missing_ok=True)  # made again where the sweep goes on
         said += own

@@ -15,7 +15,17 @@ from lmx.launch.target import Attempt, Plan
 from lmx.sweep.carry import Look, Place, look
 from lmx.sweep.enlist import Enlisted, enlisted
 
-_OWN = ("config.yaml", "events.jsonl", "driver.lock", "plan.json", "pool.json", "prepared", "prepare.lock")
+_OWN = (
+    "config.yaml",
+    "events.jsonl",
+    "driver.lock",
+    "plan.json",
+    "pool.json",
+    "prepared",
+    "prepare.lock",
+    "check.log",
+    "stop",
+)
 """What of a pod's folder is not of its attempts."""
 
 

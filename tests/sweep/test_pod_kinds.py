@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from lmx.config.errors import RequestError
+from lmx.sweep.command import cancel
 from lmx.sweep.config import Pool
 from tests.launch.kube import Cluster
+from tests.launch.programs import until
 from tests.launch.test_gke import cluster as kube  # noqa: F401
 from tests.launch.test_gke import needs_kubectl, schema  # noqa: F401
 from tests.launch.test_slurm import ask, cluster, needs_slurm  # noqa: F401
@@ -261,3 +264,27 @@ def test_a_machine_is_in_one_pod(tmp_path):
         ("pool.pods.b", "host h2 is in pods a and b; it is in one"),
         ("pool.pods.d", f"TPU pod ours in {SPEC['zone']} is in pods c and d; it is in one"),
     ]
+
+
+@needs_gcloud
+@needs_sshd
+@pytest.mark.slow
+def test_a_pod_that_is_given_back_while_someone_waits_for_it_is_not_made_again(
+    service,  # noqa: F811
+    sockets,  # noqa: F811
+    storage,  # noqa: F811
+    tmp_path,
+):
+    """The driver was killed, a process of it still waits for the pod: `lmx sweep cancel` ends that too."""
+    service.states = ("WAITING_FOR_RESOURCES",)
+    folder = tmp_path / "s"
+    make_sweep(folder, [*SMALL, "trainer.seed=0"])
+    pool = Pool.model_validate(pool_of({"t": tpu_vm(tmp_path, service, sockets, storage)}, runs=storage))
+    pool.enlist(folder, {}, 5.0)
+    (pod,) = folder.glob(".pods/t-*")
+    waiting = subprocess.Popen([sys.executable, "-m", "lmx.sweep.launched", "check", str(pod)])
+    until(lambda: service.queued, 60)
+    assert cancel(folder, 5.0).startswith("nothing runs\nqueued resource lmx-")
+    assert waiting.wait(60) == 1
+    assert service.queued == {}
+    assert len(service.made) == 1

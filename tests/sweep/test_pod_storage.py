@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmx.launch.versions import keep
+from lmx.sweep.command import losing_of
 from lmx.sweep.config import Pool
 from lmx.sweep.enlist import unlike
 from lmx.sweep.events import read_events
@@ -83,15 +84,18 @@ def test_a_job_whose_checkpoint_is_out_of_reach_waits_for_its_pod_and_begins_ane
 
 @needs_sshd
 @needs_flock
-def test_a_job_that_is_pruned_ends_on_its_host(hosts, tmp_path, monkeypatch):  # noqa: F811
-    """The stop file reaches a disk that nothing here sees; the job ends at its next checkpoint, the other goes on."""
-    monkeypatch.setenv("CHEAP_PAUSE", "0.5")
+def test_asha_ends_the_worse_job_on_its_host(hosts, tmp_path, monkeypatch):  # noqa: F811
+    """Its metrics are read from a disk that nothing here sees, and the stop file reaches it: it ends at its next
+    checkpoint, the better one goes on."""
+    monkeypatch.setenv("CHEAP_PAUSE", "1.5")
+    monkeypatch.setattr("lmx.sweep.command._JUDGED_EVERY", 0.5)
     folder = tmp_path / "s"
-    make_sweep(folder, [*SMALL, "trainer.seed=0,1"])
+    plan = make_sweep(folder, [*SMALL, "optimizer.learning_rate=0.05,0.001"])
+    rule = {"_target_": "lmx.sweep.Asha", "metric": "eval/loss", "best_is": "lowest", "first": 2, "factor": 2}
     pods = ssh_pods(hosts, tmp_path, ["disk-a", "disk-b"])
     driver = make_driver(folder, Pool.model_validate(pool_of(pods, storage="separate")))
-    saved = lambda: list((tmp_path / "disk-a/runs").glob("*-0/checkpoints/2"))
-    driver.hooks = driver.hooks._replace(losing=lambda _: [0] if saved() else [])
+    losing = losing_of(folder, plan._replace(settings={**plan.settings, "stopping": rule}))
+    driver.hooks = driver.hooks._replace(losing=losing)
     try:
         assert driver.run() == 0
     finally:
