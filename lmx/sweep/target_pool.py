@@ -98,7 +98,7 @@ class TargetPool(Gangs):
             for name in self.pods
             if not _NAME.fullmatch(name)
         ]
-        found += self._twice(fix)
+        found += self._twice()
         for name, target in self.pods.items():
             where = f"pool.pods.{name}"
             for words in target.problems():
@@ -106,7 +106,7 @@ class TargetPool(Gangs):
                 found.append((key, message, cure))
         return found
 
-    def _twice(self, fix: str) -> list[tuple[str, str, str]]:
+    def _twice(self) -> list[tuple[str, str, str]]:
         """Machines that two pods name: each would run a job of its own on them."""
         owners: dict[tuple[str, str], list[str]] = {}
         for name, target in self.pods.items():
@@ -118,11 +118,12 @@ class TargetPool(Gangs):
                 machines = [("TPU pod", f"{target.name} in {target.zone}")]
             for machine in dict.fromkeys(machines):
                 owners.setdefault(machine, []).append(name)
+        fixes = {"host": "'pool.pods.{}.hosts=[OTHER]'", "TPU pod": "pool.pods.{}.name=OTHER"}
         return [
             (
                 f"pool.pods.{names[-1]}",
                 f"{sort} {machine} is in pods {' and '.join(names)}; it is in one",
-                fix,
+                fixes[sort].format(names[-1]),
             )
             for (sort, machine), names in owners.items()
             if len(names) > 1

@@ -66,6 +66,26 @@ def tpu_vm(tmp_path: Path, service, sockets: str, runs: str, **changes) -> dict:
     return read_option("target", "tpu_vm") | SPEC | own | changes
 
 
+def taken_away(driver, service, folder: str) -> list[int]:  # noqa: F811
+    """Runs the sweep; the TPU pod is taken away once, under a job with a checkpoint. That job."""
+    taken: list[int] = []
+
+    def take(_):
+        running = [n for n, s in driver.states.items() if s.pod == "t" and s.status == "RUNNING"]
+        ready = [n for n in running if list(Path(folder).glob(f"*-{n}/checkpoints/4"))]
+        if ready and not taken:
+            taken.append(ready[0])
+            service.preempt(next(iter(service.queued)))
+        return []
+
+    driver.hooks = driver.hooks._replace(losing=take)
+    try:
+        assert driver.run() == 0
+    finally:
+        driver.close()
+    return taken
+
+
 @needs_slurm
 @needs_gcloud
 @needs_sshd
@@ -78,10 +98,9 @@ def test_a_slurm_pod_and_a_tpu_pod_share_the_jobs_and_a_preemption(
     tmp_path,
     monkeypatch,
 ):
-    """The TPU pod is taken away under a job with a checkpoint: it goes on from there, on either, and the pod is made
-    again."""
+    """No job waits for the TPU pod while it is made; what it runs when it is taken away goes on from its checkpoint."""
     monkeypatch.setenv("CHEAP_PAUSE", "0.01")
-    folder, sweep = tmp_path / "s", [*SMALL, "trainer.seed=0,1,2,3"]
+    folder, sweep, said = tmp_path / "s", [*SMALL, "trainer.seed=0,1,2,3,4,5"], []
     make_sweep(folder, sweep)
     twin = twin_of(folder, sweep)
     service.states = ("ACTIVE",)
@@ -89,33 +108,42 @@ def test_a_slurm_pod_and_a_tpu_pod_share_the_jobs_and_a_preemption(
         "s": slurm(tmp_path, env={"CHEAP_PAUSE": "3.0"}),
         "t": tpu_vm(tmp_path, service, sockets, storage, env={"CHEAP_PAUSE": "0.5"}),
     }
-    said: list[str] = []
     pool = Pool.model_validate(pool_of(pods, runs=storage, patience=60.0))
-    driver = make_driver(folder, pool, say=lambda words: (said.append(words), print(words)))
-    taken: list[int] = []
-
-    def take(_):
-        running = [n for n, s in driver.states.items() if s.pod == "t" and s.status == "RUNNING"]
-        ready = [n for n in running if list(Path(storage).glob(f"*-{n}/checkpoints/4"))]
-        if ready and not taken:
-            taken.append(ready[0])
-            service.preempt(next(iter(service.queued)))
-        return []
-
-    driver.hooks = driver.hooks._replace(losing=take)
-    try:
-        assert driver.run() == 0
-    finally:
-        driver.close()
-    for number in range(4):
+    driver = make_driver(folder, pool, say=said.append)
+    (job,) = taken_away(driver, service, storage)
+    for number in range(6):
         assert losses(folder / str(number)) == losses(twin / str(number))
-    state = driver.states[taken[0]]
+    state = driver.states[job]
     assert (state.attempt, state.preemptions, state.failures) == (2, 1, 0)
-    assert len(service.made) == 2
+    assert said.index("pod t gets no job until it is ready") < said.index("pod t is ready")
     assert service.queued == {}
-    assert said.count("pod t is ready") == 2
     assert any("is deleted" in words for words in said)
     assert not ask("squeue", "--noheader")
+
+
+@needs_gcloud
+@needs_sshd
+@pytest.mark.slow
+def test_a_tpu_pod_that_was_taken_away_is_made_again(
+    service,  # noqa: F811
+    sockets,  # noqa: F811
+    storage,  # noqa: F811
+    tmp_path,
+):
+    """Its job waits for it where there is no other, and goes on from its checkpoint; the pod goes with the sweep."""
+    folder, said = tmp_path / "s", []
+    make_sweep(folder, [*SMALL, "trainer.seed=0"])
+    service.states = ("ACTIVE",)
+    pods = {"t": tpu_vm(tmp_path, service, sockets, storage, env={"CHEAP_PAUSE": "0.5"})}
+    driver = make_driver(folder, Pool.model_validate(pool_of(pods, patience=60.0)), say=said.append)
+    assert taken_away(driver, service, storage) == [0]
+    assert said.count("pod t is ready") == 2
+    assert (driver.states[0].attempt, driver.states[0].preemptions) == (2, 1)
+    (run,) = Path(storage).glob("s-*-0")
+    assert starts(run) == 2
+    assert len(losses(folder / "0")[0]) == 10
+    assert len(service.made) == 2
+    assert service.queued == {}
 
 
 def prune(driver, folder: Path) -> list[int]:
