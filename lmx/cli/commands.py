@@ -98,12 +98,10 @@ def unknown(arguments: Sequence[str]) -> str:
     names = list(available())
     family = [name for name in names if name.split()[0] == arguments[0] and " " in name]
     if family:
-        wanted = f"{arguments[0]} {arguments[1]}" if len(arguments) > 1 else arguments[0]
-        near = difflib.get_close_matches(wanted, family, n=1)
-        hint = (
-            f"lmx {near[0]}" if near and len(arguments) > 1 else ", ".join(f"lmx {name}" for name in family)
-        )
-        return f"lmx {arguments[0]}: which of {', '.join(n.split()[1] for n in family)}?\n    try: {hint}"
+        members = [name.split()[1] for name in family]
+        near = difflib.get_close_matches(arguments[1], members, n=1) if len(arguments) > 1 else []
+        hint = ", ".join(f"lmx {arguments[0]} {member}" for member in near or members)
+        return f"lmx {arguments[0]}: which of {', '.join(members)}?\n    try: {hint}"
     words = [*names, *(name.split()[0] for name in names)]
     near = difflib.get_close_matches(arguments[0], words, n=1, cutoff=0.5)
     hint = f"\n    try: lmx {' '.join([near[0], *arguments[1:]])}" if near else ""

@@ -196,9 +196,12 @@ def resume(composed: Any, run_dir: Path) -> None:
     """Goes on with a run that was stopped or given up."""
     from lmx.launch.plan import find, load
     from lmx.launch.record import reopen
+    from lmx.launch.versions import forget
 
     folder = find(composed.config.run, composed.config.root)
     launch = load(folder)
+    if composed.config.changed_versions == "accept":
+        forget(folder)
     launch.target.check(launch.plan)
     reopen(folder)
     if composed.config.detach:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,8 @@ _SETTINGS = (
     "MALLOC_",
     "LD_PRELOAD",
 )
+_COMPARED = ("lmx", "jax", "jaxlib", "numpy")
+"""Packages that decide what a step computes."""
 _LARGEST_DIFF = 10_000_000
 _NAMED = 100
 
@@ -79,6 +82,22 @@ def describe_start() -> Start:
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_SETTINGS)},
     }
     return Start(facts, diffs)
+
+
+def changed_versions(before: Mapping[str, Any]) -> str | None:
+    """What has another version here than at an earlier start of the run (an entry of provenance.json), in words."""
+    then = {**before.get("packages", {}), "Python": before.get("python")}
+    now = {**{name: _version(name) for name in _COMPARED}, "Python": platform.python_version()}
+    words = [
+        f"{name} {now[name]}, {then[name]} then" for name in now if then.get(name) not in (None, now[name])
+    ]
+    if not words:
+        return None
+    host = before.get("machine", {}).get("host", "another host")
+    return (
+        f"other versions on {platform.node()} than at the last start, on {host}: {'; '.join(words)}. What follows may "
+        "differ from what those would have computed"
+    )
 
 
 def _git(folder: str | Path, *words: str) -> str | None:

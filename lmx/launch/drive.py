@@ -306,7 +306,8 @@ def _last_line(launch: Launch, attempt: Attempt, seen: Seen) -> str:
         return ""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     mark = "lmx train: "
-    return next((line for line in reversed(lines) if line.startswith(mark)), lines[-1] if lines else "")
+    said = next((line for line in reversed(lines) if line.startswith(mark)), lines[-1] if lines else "")
+    return said.removesuffix("; go on with")  # of the process alone: the run has a command of its own
 
 
 def raise_for(ended: Ended, run_dir: str) -> None:

@@ -221,7 +221,7 @@ def poll(plan: Plan, attempt: Attempt, *, logs: bool) -> Seen:
     if logs:  # others look while the driver starts processes: what they see is no last word
         write_atomic(folder / "seen.json", json.dumps({str(i): f for i, f in enumerate(found)}))
     tasks = [task for i, host in enumerate(hosts) for task in _seen(attempt, i, host, found[i])]
-    return Seen(tuple(tasks), found[0].get("step"), found[0].get("checkpoint"))
+    return Seen(tuple(tasks), found[0].get("step"), found[0].get("checkpoint"), loss=found[0].get("loss"))
 
 
 def _size(path: Path) -> int:

@@ -183,7 +183,8 @@ def poll(target: Gke, plan: Plan, attempt: Attempt, *, driving: bool) -> Seen:
     known = gke_look.looked(attempt, state, pods, known, stopping=(folder / "stop").exists())
     if driving:
         known["logs"] = bring_logs(target, plan, attempt, pods, known.get("logs", {}))
-        known["step"] = gke_look.last_step(log_file(plan, attempt.number, 0)) or known.get("step")
+        told = gke_look.last_row(log_file(plan, attempt.number, 0))
+        known |= {name: value for name, value in told.items() if value is not None}
         write_atomic(folder / "seen.json", json.dumps(known))
         if known["existed"] and not state.exists and not known["over"] and not (folder / "stop").exists():
             (plan.folder / "stop").touch()  # whoever deletes the JobSet by hand wants the run to end
@@ -202,7 +203,8 @@ def _seen(known: Mapping[str, Any], attempt: Attempt | None = None) -> Seen:
         name, count = attempt.handle["name"], attempt.handle["hosts"] * attempt.handle["slices"]
         tasks = tasks or [Task(i, name, "waiting") for i in range(count)]
         tasks = [task._replace(message=known["silent"]) for task in tasks]
-    return Seen(tuple(tasks), known.get("step"), known.get("checkpoint"), known.get("preempted", False))
+    taken, loss = known.get("preempted", False), known.get("loss")
+    return Seen(tuple(tasks), known.get("step"), known.get("checkpoint"), taken, loss)
 
 
 # ---- logs

@@ -80,7 +80,7 @@ def looked(
     told = _told(current.get(0)) if 0 in current else None
     taken = state.over == "Failed" and any(_disrupted(pod) for pod in current.values())
     return {
-        **{key: known[key] for key in ("logs", "step") if key in known},
+        **{key: known[key] for key in ("logs", "step", "loss") if key in known},
         "time": time.time(),
         "tasks": [task._asdict() for task in tasks],
         "restart": newest,
@@ -201,12 +201,13 @@ def _comparable(moment: str) -> str:
     return f"{whole}.{part:0<9}"
 
 
-def last_step(path: Path) -> int | None:
-    """The last step that a log tells of."""
+def last_row(path: Path) -> dict[str, int | float | None]:
+    """Step and loss of the last step that a log tells of."""
     try:
         with open(path, "rb") as stream:
             stream.seek(max(0, path.stat().st_size - 65536))
-            found = re.findall(rb"^step (\d+)/", stream.read(), re.MULTILINE)
+            found = re.findall(rb"^step (\d+)/\S*(?:.*?\bloss (\S+))?", stream.read(), re.MULTILINE)
     except OSError:
-        return None
-    return int(found[-1]) if found else None
+        found = []
+    step, loss = found[-1] if found else (b"", b"")
+    return {"step": int(step) if step else None, "loss": float(loss) if loss else None}

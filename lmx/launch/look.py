@@ -9,6 +9,7 @@ from typing import Any
 from lmx.config.errors import RequestError
 from lmx.io import journal
 from lmx.io.journal import driver
+from lmx.launch.agent import last_row
 from lmx.launch.drive import Say, Screen, drive
 from lmx.launch.plan import Launch, load
 from lmx.launch.record import Driven, Ended, driving, last_word, unended
@@ -31,13 +32,15 @@ def status(folder: Path) -> dict[str, Any]:
     place = launch.target.where(launch.plan, begun[-1]) if begun else None
     last = next((e for e in reversed(happened) if e["event"] == "ended"), {})
     finished = last_word(folder)
+    row = seen._asdict() if seen is not None else last_row(str(folder.parent))
     return {
         "run": str(folder.parent),
         "state": _state(finished, seen, happened),
         "attempts": len(begun),
         "driver": driver(folder),
         "run_dir": place,
-        "step": seen.step if seen is not None else None,
+        "step": row["step"],
+        "loss": row["loss"],
         "checkpoint": seen.checkpoint if seen is not None else last.get("checkpoint"),
         "exit_code": finished.exit_code if finished else None,
         "message": finished.message if finished else last.get("message", ""),
@@ -57,7 +60,9 @@ def as_text(found: dict[str, Any]) -> str:
     """The lines for a person."""
     words = [found["run"], found["state"]]
     if found["step"] is not None:
-        words.append(f"step {found['step']}")
+        words.append(
+            f"step {found['step']}" + (f", loss {found['loss']:.4f}" if found["loss"] is not None else "")
+        )
     if found["checkpoint"] is not None:
         words.append(f"checkpoint {found['checkpoint']}")
     words.append(f"attempts {found['attempts']}")

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +112,8 @@ def _cure(target: Slurm, said: str) -> str:
     lower = said.lower()
     if "contact slurm controller" in lower or "did not answer" in lower:
         return "; the controller must answer: sinfo"
+    if "configuration source" in lower:
+        return "; no cluster is known here: run this on a login node, or name its slurm.conf in SLURM_CONF"
     if "account" in lower:
         return f"; target.account={target.account or 'null'}: those that are yours: sacctmgr show assoc user=$USER"
     try:
@@ -158,6 +161,7 @@ def start(target: Slurm, plan: Plan, number: int) -> Attempt:
         "name": job_name(plan, number),
         "job": None,
         "processes": target.nodes * target.processes,
+        "run_dir": plan.run_dir,
         "began": time.time(),
     }
     write(plan, Attempt(number, handle))
@@ -227,7 +231,8 @@ def poll(target: Slurm, plan: Plan, attempt: Attempt, *, driving: bool) -> Seen:
         (plan.folder / "stop").touch()  # whoever cancels the job by hand wants the run to end
     tasks = tasks_of(attempt, folder, job, silent)
     taken = job.state in TAKEN and any(task.exit_code for task in tasks)
-    return Seen(tasks, agent.last_step(plan.run_dir), agent.newest_checkpoint(plan.run_dir), taken)
+    row = agent.last_row(plan.run_dir)
+    return Seen(tasks, row["step"], agent.newest_checkpoint(plan.run_dir), taken, row["loss"])
 
 
 def tasks_of(attempt: Attempt, folder: Path, job: Job, silent: str = "") -> tuple[Task, ...]:
@@ -248,7 +253,7 @@ def tasks_of(attempt: Attempt, folder: Path, job: Job, silent: str = "") -> tupl
         elif left:
             # A shell tells of signal 9 as 137.
             code = left["code"] if left["code"] <= 128 else 128 - left["code"]
-            task = Task(i, node, "ended", code, left["time"])
+            task = Task(i, node, "ended", code, left["time"], _full(attempt, folder, left))
         elif not job.over:
             task = Task(i, node, "running", message=silent)
         elif job.state == "COMPLETED":
@@ -286,6 +291,12 @@ def _left(folder: Path, name: str) -> dict[str, Any] | None:
     """What NAME.exit says."""
     found = agent.read(str(folder / f"{name}.exit"))
     return found if isinstance(found, dict) else None
+
+
+def _full(attempt: Attempt, folder: Path, left: Mapping[str, Any]) -> str:
+    """Which disk was full when a process ended, in words."""
+    where = {"launch": str(folder), "run": attempt.handle.get("run_dir", "the run's directory")}
+    return f"the disk of {where[left['full']]} is full" if left.get("full") else ""
 
 
 def _read(path: Path) -> str | None:

@@ -19,6 +19,7 @@ JOB = """\
 folder={folder}
 run={run_dir}
 restart=${{SLURM_RESTART_COUNT:-0}}
+printf '%512s' '' >"$folder/job.exit"  # room for the exit code, which is told when the disk is full too
 cd {directory} || exit 1
 {exports}
 {setup}
@@ -36,15 +37,16 @@ trap : TERM  # the processes get it as well, and write a checkpoint: this script
 srun {srun} bash "$folder/task.sh" "${{resume[@]}}"
 code=$?
 {requeue}
-echo "{{\\"code\\": $code, \\"time\\": $(date +%s), \\"restart\\": $restart}}" >"$folder/job.exit"
+printf '%-512s' "{{\\"code\\": $code, \\"time\\": $(date +%s), \\"restart\\": $restart}}" 1<>"$folder/job.exit"
 exit $code
 """
 
 REQUEUE = """
-# Stopped with a new checkpoint, but neither by hand nor by SLURM, which would see to it: SLURM is to start it again.
-if [ $code = 75 ] && [ "$(newest)" != "$before" ] && [ ! -e "$folder/stop" ] &&
-  [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-  scontrol requeue "$SLURM_JOB_ID" && sleep 60
+# Stopped with a new checkpoint, but neither as asked nor by SLURM, which would see to it: SLURM is to start it again.
+again() { for try in 1 2 3 4 5; do "$@" && return; sleep 2; done; return 1; }  # a controller that is busy
+if [ $code = 75 ] && [ "$(newest)" != "$before" ] && [ ! -e "$folder/stop" ] && [ ! -e "${LMX_STOP_FILE:-}" ] &&
+  [ "$(again squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+  again scontrol requeue "$SLURM_JOB_ID" && sleep 60
 fi"""
 
 TASK = """\
@@ -53,12 +55,18 @@ TASK = """\
 folder={folder}
 name=$folder/task-$SLURM_PROCID
 restart=${{SLURM_RESTART_COUNT:-0}}
+printf '%512s' '' >"$name.exit"  # room for the exit code, which is told when the disk is full too
 echo "$SLURMD_NODENAME $restart" >"$name.node"
+room() {{ df --output=avail -k "$1" 2>/dev/null | grep '^ *[0-9]' || echo 1024; }}  # KiB that are left on a disk
 trap : TERM  # the process gets it as well; this script lives on to see how it ends
 {command} "$@" >>"$name.out" 2>>"$name.log"
 code=$?
-echo "{{\\"code\\": $code, \\"time\\": $(date +%s.%N), \\"restart\\": $restart}}" >"$name.exit.tmp"
-mv "$name.exit.tmp" "$name.exit"
+full=
+if [ $code != 0 ]; then
+  if [ "$(room {run_dir})" -lt 1024 ]; then full=run; elif [ "$(room "$folder")" -lt 1024 ]; then full=launch; fi
+fi
+end="{{\\"code\\": $code, \\"time\\": $(date +%s.%N), \\"restart\\": $restart, \\"full\\": \\"$full\\"}}"
+printf '%-512s' "$end" 1<>"$name.exit"
 exit $code
 """
 
@@ -107,7 +115,9 @@ def task_script(target: Slurm, plan: Plan, number: int) -> str:
     """What srun runs as each process; its arguments are added to the command."""
     words = command_of(target.python, str(plan.config), plan.run_dir, resume=False)
     return TASK.format(
-        folder=shlex.quote(str(plan.attempt_folder(number))), command=" ".join(map(quote, words))
+        folder=shlex.quote(str(plan.attempt_folder(number))),
+        run_dir=shlex.quote(plan.run_dir),
+        command=" ".join(map(quote, words)),
     )
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmx.config.errors import RequestError
+from lmx.config.text import counted
 from lmx.io.files import read_json
-from lmx.launch import gang
+from lmx.launch import gang, versions
 from lmx.launch.config import Ssh
 from lmx.launch.host import Host, Unreachable, missing_program
 from lmx.launch.target import Plan, Step, Unreached, each
+from lmx.launch.versions import PACKAGES
 
-PACKAGES = ("lmx", "jax", "jaxlib", "optax", "hydra-core", "pydantic", "orbax-checkpoint", "grain")
 LEAST_PYTHON = (3, 11)
 PROBE_TIMEOUT = 30.0
 SETUP_TIMEOUT = 3600.0
@@ -162,7 +163,8 @@ def check(target: Ssh, plan: Plan) -> None:
 
 
 def check_hosts(target: Place, plan: Plan, hosts: Sequence[Host]) -> None:
-    """RequestError with all that is wrong on any host: unreachable, another Python, packages missing or different."""
+    """RequestError with all that is wrong on any host: unreachable, another Python, packages missing or different,
+    from the other hosts or from what was there when the run began."""
     code = target.code if target.code not in ("snapshot", "installed") else None
 
     def ask(i: int) -> dict[str, Any]:
@@ -179,10 +181,11 @@ def check_hosts(target: Place, plan: Plan, hosts: Sequence[Host]) -> None:
     sound = [(host.name, answer) for host, answer in zip(hosts, found, strict=True) if "wrong" not in answer]
     record = read_json(plan.folder / "plan.json") or {}
     wrong += differences(target, sound, sends_lmx=bool(record.get("code", {}).get("has_lmx")))
+    wrong += versions.changed(plan.folder, sound, lmx=target.code == "installed")
     if wrong:
-        raise RequestError(
-            "\n    ".join([f"nothing was started: {len(wrong)} problems with the hosts", *wrong])
-        )
+        problems = counted(len(wrong), "problem")
+        raise RequestError("\n    ".join([f"nothing was started: {problems} with the hosts", *wrong]))
+    versions.keep(plan.folder, sound)
 
 
 def differences(target: Place, found: list[tuple[str, dict[str, Any]]], *, sends_lmx: bool) -> list[str]:

@@ -93,6 +93,7 @@ class Seen(NamedTuple):
     """An attempt as last seen: its tasks, and how far the run is.
 
     step        of the last row of metrics; None where none was written
+    loss        of the same
     checkpoint  the newest whole one; None where there is none
     preempted   whether the place took the hosts away
     """
@@ -101,6 +102,7 @@ class Seen(NamedTuple):
     step: int | None = None
     checkpoint: int | None = None
     preempted: bool = False
+    loss: float | None = None
 
     @property
     def running(self) -> bool:
@@ -167,6 +169,13 @@ class Target(Component):
 
     def prepare(self, plan: Plan) -> None:
         """Brings code and setup to every host; RequestError where that fails. Doing it again is harmless."""
+
+    def renew(self, plan: Plan) -> None:
+        """Sees to it that the hosts that `prepare` has set up are there, and sets up those that are made again."""
+
+    def taken(self, plan: Plan) -> bool:
+        """Whether the place has taken the hosts away, with all that ran on them."""
+        return False
 
     def start(self, plan: Plan, number: int, *, resume: bool = False) -> Attempt:
         """Starts every process and returns. `resume`: go on from the newest checkpoint, which is there.

@@ -183,6 +183,7 @@ def obtain(target: TpuVm, plan: Plan, say: Say) -> Pod:
         if pod is not None and pod.ready:
             return pod
         if pod is None or (pod.gone and pod.state not in GOING):
+            _unless_stopped(plan)
             made += 1
             if made > MOST_TRIES:
                 raise RequestError(f"{pod or name}; it was made {MOST_TRIES} times, and went away each time")
@@ -216,9 +217,13 @@ def _make(target: TpuVm, name: str, pod: Pod | None, say: Say) -> None:
 def _pause(plan: Plan, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if (plan.folder / "stop").exists():
-            raise RequestError("while the pod was waited for")
+        _unless_stopped(plan)
         time.sleep(min(0.5, seconds))
+
+
+def _unless_stopped(plan: Plan) -> None:
+    if (plan.folder / "stop").exists():
+        raise RequestError("while the pod was waited for")
 
 
 def delete(target: TpuVm, name: str) -> bool:

@@ -52,7 +52,8 @@ def check(target: TpuVm, plan: Plan) -> None:
     reason = refuse(target, pod, name)
     if reason is not None:
         raise RequestError(f"nothing was started: {reason}")
-    keep(plan, name=name, made=pod is None)
+    if "made" not in record(plan):  # asked again later it is there, and still was made for this
+        keep(plan, name=name, made=pod is None)
 
 
 def say(text: str) -> None:
@@ -191,6 +192,18 @@ def _hosts(target: TpuVm, plan: Plan) -> list[Host]:
     if pod.born == facts.get("born") and facts.get("hosts"):
         return known(plan)
     return settle(target, plan, pod)
+
+
+def renew(target: TpuVm, plan: Plan) -> None:
+    """Asks for the pod, and makes it and sets it up again where it is gone and that is asked for."""
+    keep(plan, seen=0)
+    _hosts(target, plan)
+    keep(plan, seen=time.time())
+
+
+def taken(target: TpuVm, plan: Plan) -> bool:
+    """Whether the pod that was set up is gone."""
+    return bool(record(plan).get("hosts")) and _gone(target, plan) is not None
 
 
 def _goes(target: TpuVm, plan: Plan, hosts: Sequence[Host]) -> str | None:

@@ -185,6 +185,18 @@ class TpuVm(Processes):
 
         prepare(self, plan)
 
+    def renew(self, plan: Plan) -> None:
+        """Makes a pod again that is gone, where that is asked for."""
+        from lmx.launch.tpu_vm import renew
+
+        renew(self, plan)
+
+    def taken(self, plan: Plan) -> bool:
+        """Asks gcloud."""
+        from lmx.launch.tpu_vm import taken
+
+        return taken(self, plan)
+
     def steps(self, plan: Plan) -> list[Step]:
         """What would be asked of gcloud and of the workers; their addresses are known once they are there."""
         from lmx.launch.tpu_vm_dry import steps

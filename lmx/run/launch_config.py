@@ -126,6 +126,10 @@ class LaunchAttach(Config):
 class LaunchResume(LaunchAttach):
     """`lmx launch resume`."""
 
+    changed_versions: Literal["refuse", "accept"] = field(
+        "whether a run may go on with other versions of Python or packages on its hosts than it began with",
+        effect="bookkeeping",
+    )
     detach: Flag = field(
         "true: the command returns at once, the run is driven in the background", effect="bookkeeping"
     )

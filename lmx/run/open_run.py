@@ -17,6 +17,8 @@ from lmx.config.errors import RequestError
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
 from lmx.io.ledger import attempts_of, file_name, read_lines
+from lmx.io.provenance import changed_versions
+from lmx.io.records import read_provenance
 from lmx.io.remote import Remote, place_of
 from lmx.run.announce import Announced
 from lmx.run.config import TrainConfig
@@ -63,10 +65,14 @@ class OpenRun:
         self.throughput = Throughput.of(self.config, self.parts)
         self.step_times: list[float] = []
         self.row: dict[str, Any] = {}
+        starts = read_provenance(run_path) if resume and self.dir.primary else []
+        changed = changed_versions(starts[-1]) if starts else None
         self._write_start(composed)
         self.log.say(describe(self.config, self.parts, self.dataset, self.total, self.throughput))
         if resume:
             self.log.say(f"going on after step {self.start}")
+        if changed:
+            self.log.say(changed)
 
     def _remote(self, *, resume: bool) -> Remote | None:
         """The remote tier, which process 0 sends to and brings from for all: they share the run directory."""

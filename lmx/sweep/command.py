@@ -18,6 +18,7 @@ from lmx.config.sweep import Point
 from lmx.config.text import counted
 from lmx.io.journal import driver
 from lmx.io.records import read_metrics
+from lmx.launch.versions import forget
 from lmx.run.config import TrainConfig
 from lmx.sweep import attempt
 from lmx.sweep.config import Pool, Retries, SweepRun
@@ -29,6 +30,7 @@ from lmx.sweep.grammar import Grammar
 from lmx.sweep.plan import SCHEMA, Plan, read_plan, run_dir, write_plan
 from lmx.sweep.results import checkpointed, result_of, schema_of
 from lmx.sweep.stopping import Stopping
+from lmx.sweep.target_pod import release
 
 _JUDGED_EVERY = 5.0
 
@@ -87,7 +89,8 @@ def run(composed: Any) -> Path:
     say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build(folder)), 'pod')}: {folder}")
     cost = cost_of(plan.jobs, list(config.pool.targets().values()), config.hours_per_job)
     if cost is not None:
-        say(cost.words())
+        cure = ": hours_per_job=H" if cost.hours is None else ""
+        say(f"{cost.words()}{cure}")
     if config.dry_run:
         for job in plan.jobs:
             print(" ".join([str(job.number), *job.overrides]))
@@ -125,6 +128,9 @@ def resume(config: Any) -> Path:
     pool = config.pool or Pool.model_validate(plan.settings["pool"])
     if config.changed_code == "refuse" and not pool.frozen():
         refuse_changed(folder, plan)
+    if config.changed_code == "accept":
+        for path in folder.glob(".pods/*"):
+            forget(path)
     changes = {
         name: getattr(config, name)
         for name in ("max_failures", "max_preemptions")
@@ -147,8 +153,8 @@ def refuse_changed(folder: Path, plan: Plan) -> None:
     if found:
         words = "\n    ".join(found)
         raise RequestError(
-            f"{folder}: the code is not that of the freeze, so jobs may not compute what those that are done did\n"
-            f"    {words}\n    go back to it, or go on all the same:\n"
+            f"{folder}: code or packages are not those of the freeze, so jobs may not compute what those that are "
+            f"done did\n    {words}\n    go back to them, or go on all the same:\n"
             f"    lmx sweep resume {folder} changed_code=accept"
         )
 
@@ -190,7 +196,7 @@ def drive(folder: Path, *, pool: Pool | None = None, **changes: int) -> None:
         )
 
 
-def _losing(folder: Path, plan: Plan) -> Callable[[Driver], Sequence[int]]:
+def losing_of(folder: Path, plan: Plan) -> Callable[[Driver], Sequence[int]]:
     """Asks the sweep's rule of early stopping, every few seconds."""
     tree = plan.settings.get("stopping")
     if tree is None:
@@ -220,7 +226,7 @@ def _hooks(folder: Path, plan: Plan) -> Hooks:
     schema = schema_of(plan)
     return Hooks(
         result=lambda job: result_of(folder, job, schema),
-        losing=_losing(folder, plan),
+        losing=losing_of(folder, plan),
         say=say,
         step=lambda job: checkpointed(run_dir(folder, job.number)),
         again=shlex.join(["lmx", "sweep", "resume", str(folder)]),
@@ -255,7 +261,7 @@ def cancel(folder: Path, timeout: float) -> str:
     active = [n for n, s in _states(folder, plan).items() if s.status in ("LEASED", "RUNNING")]
     if driver(folder) is None:
         if not active:
-            return "nothing runs"
+            return "\n".join(["nothing runs", *release(folder)])
         working = Driver(
             folder,
             plan,

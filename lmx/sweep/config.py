@@ -111,7 +111,8 @@ class SweepRun(Config):
         example="1.5",
     )
     max_chip_hours: PositiveReal | None = field(
-        "a sweep that needs more is asked for, or refused where nobody can be asked; null: no limit",
+        "a sweep that needs more, or nobody knows how much, is asked for, or refused where nobody can be asked; null: "
+        "no limit",
         unit="h",
         effect="bookkeeping",
     )

@@ -35,7 +35,7 @@ class Cost(NamedTuple):
         chips = f"{self.most}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
         base = f"{counted(self.jobs, 'job')} on {chips} chips each, {counted(self.pods, 'pod')} at a time"
         if self.hours is None:
-            return f"{base}; what they cost is not known: hours_per_job=H says how long one takes"
+            return f"{base}; what they cost is not known, since nothing says how long one takes"
         wall = self.jobs * self.hours / self.pods
         return f"{base}: about {self.chip_hours:,.4g} chip-hours in {wall:,.3g} h ({self.hours:,.3g} h a job)"
 
@@ -64,13 +64,18 @@ def cost_of(jobs: Sequence[Job], targets: Sequence[Target], hours: float | None)
 
 
 def agree(cost: Cost, limit: float | None, ask: Callable[[str], str] | None = None) -> None:
-    """RequestError where a sweep above the limit is not agreed to: on a terminal it is asked for."""
+    """RequestError where a sweep above the limit, or of unknown cost, is not agreed to: a terminal is asked."""
     needs = cost.chip_hours
-    if limit is None or needs is None or needs <= limit:
+    if limit is None or (needs is not None and needs <= limit):
         return
-    words = f"the sweep needs about {needs:,.4g} chip-hours, the limit is max_chip_hours={limit:g}"
+    if needs is None:
+        words = f"how long a job takes is not known, so neither is whether the sweep stays in max_chip_hours={limit:g}"
+        cure = "To start it: hours_per_job=H, or without a limit, max_chip_hours=null"
+    else:
+        words = f"the sweep needs about {needs:,.4g} chip-hours, the limit is max_chip_hours={limit:g}"
+        cure = f"To start it: max_chip_hours={-(-needs // 1):.0f}"
     if ask is None and sys.stdin.isatty() and sys.stderr.isatty():
         ask = input
     if ask is not None and ask(f"{words}. Start it? [y/N] ").strip().lower() in ("y", "yes"):
         return
-    raise RequestError(f"{words}; nothing was started. To start it: max_chip_hours={-(-needs // 1):.0f}")
+    raise RequestError(f"{words}; nothing was started. {cure}")

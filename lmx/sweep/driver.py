@@ -23,8 +23,8 @@ from lmx.sweep.enlist import HERE
 from lmx.sweep.events import ACTIVE, ENDED, Event, Log, State, read_events, states
 from lmx.sweep.order import Program, nearest, program_of
 from lmx.sweep.plan import Job, Plan, attempt_dir, job_dir, run_dir
-from lmx.sweep.pods import Ended, Pod, last_words
-from lmx.sweep.target_pod import TargetPod, attached
+from lmx.sweep.pods import Ended, Pod, in_words, last_words
+from lmx.sweep.target_pod import TargetPod, attached, release
 
 Say = Callable[[str], None]
 _LOSSES = 3
@@ -66,7 +66,7 @@ class Driver:
         self.jobs = {job.number: job for job in plan.jobs}
         self.pods = {pod.name: pod for pod in pods}
         self.known: dict[str, Pod] = dict(self.pods)
-        self.away: set[str] = set()
+        self.away: dict[str, str] = {}
         self.ran: dict[str, Program] = {}
         self.programs = {job.number: program_of(job) for job in plan.jobs}
         self.states: dict[int, State] = states(self.jobs, read_events(folder))
@@ -119,6 +119,7 @@ class Driver:
                         self._prune(number)
                     self._lease()
                     if not self.pods and not self.active():
+                        self._release()
                         self.hooks.say(f"no pod is left; go on with another pool:\n    {self.hooks.again}")
                         return FAILED
                 time.sleep(self.poll)
@@ -175,7 +176,7 @@ class Driver:
         elif why is not None:
             self._event(number, "PREEMPTED", exit_code=code, step=step, reason=why, counts=False)
         elif code is None or code == STOPPED or code > 128:
-            why = ended.reason or _words(code)
+            why = ended.reason or in_words(code)
             self._event(number, "PREEMPTED", exit_code=code, step=step, reason=why, counts=ended.began)
         else:
             why = ended.reason or last_words(attempt_dir(self.folder, number, state.attempt) / "log.txt")
@@ -226,17 +227,19 @@ class Driver:
         """The pods that take a job now. One that has been away for too long gets no more."""
         free: list[Pod] = []
         for pod in [p for p in self.pods.values() if p.name not in busy]:
-            state = pod.state()
+            state, told = pod.state(), self.away.pop(pod.name, None)
             if state == "ready":
                 free.append(pod)
-                if pod.name in self.away:
-                    self.hooks.say(f"pod {pod.name} is there again")
+                if told is not None:
+                    self.hooks.say(f"pod {pod.name} is ready")
             elif state == "gone":
-                self.hooks.say(f"pod {pod.name} has not come back and gets no more jobs")
+                self.hooks.say(f"pod {pod.name} is not there and gets no more jobs: {pod.why}")
                 del self.pods[pod.name]
-            elif pod.name not in self.away:
-                self.hooks.say(f"pod {pod.name} gets no job until it answers again")
-            (self.away.add if state == "away" else self.away.discard)(pod.name)
+            else:
+                self.away[pod.name] = pod.why
+                if told != pod.why:
+                    reason = f": {pod.why}" if pod.why else ""
+                    self.hooks.say(f"pod {pod.name} gets no job until it is ready{reason}")
         return free
 
     def _kept(self, number: int) -> str | None:
@@ -292,9 +295,10 @@ class Driver:
 
     def _release(self) -> None:
         """Gives back what pods were made of."""
-        for pod in self.pods.values():
-            for words in pod.release():
-                self.hooks.say(words)
+        for pod in self.known.values():
+            pod.leave()
+        for words in release(self.folder):
+            self.hooks.say(words)
 
     def _leave(self) -> int:
         self._release()
@@ -329,17 +333,6 @@ class Driver:
         again = f" (attempt {state.attempt})" if state.attempt > 1 else ""
         reason = f": {state.reason}" if state.reason and state.status != "LEASED" else ""
         self.hooks.say(f"[{done}/{len(self.jobs)}] job {number} {what}{again}{reason}  {words}")
-
-
-def _words(code: int | None) -> str:
-    if code is None:
-        return "lost"
-    if code == STOPPED:
-        return "stopped early, resumable"
-    try:
-        return f"ended by {signal.Signals(code - 128).name}"
-    except ValueError:
-        return f"exit code {code}"
 
 
 def _read(path: Path) -> str | None:

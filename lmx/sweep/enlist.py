@@ -3,28 +3,33 @@
 SWEEP/.pods/NAME-HASH/    a pod: its target frozen as `lmx.launch` freezes one, the code's snapshot, its setup's mark
     pool.json             what else its jobs need to know
     prepared              code and setup are on its hosts
+    stop                  given back: who waits for it ends
     unfenced/             attempts that were lost on it, and may still run there
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
 from lmx.io.files import read_json, to_json, write_atomic
-from lmx.launch import TpuVm, gang
+from lmx.launch import Gke, TpuVm, gang
 from lmx.launch.config import Processes
 from lmx.launch.host import Unreachable
 from lmx.launch.plan import Launch, Policy, freeze, load
 from lmx.launch.target import Plan, Target, each
+from lmx.launch.versions import differing, known
 from lmx.sweep.carry import ask
 
 HERE = "here"
@@ -125,6 +130,7 @@ def enlist(
             wrong.append(f"pod {name}: {error}")
     sound = [name for name in folders if (folders[name] / "plan.json").exists()]
     wrong += [words for words in each(lambda i: _check(folders[sound[i]]), len(sound)) if words]
+    wrong += unlike([(name, folders[name]) for name in sound])
     said: list[str] = []
     if not wrong:
         found, said = _storages([enlisted(folders[name]) for name in folders], storage)
@@ -142,18 +148,37 @@ def enlist(
 def _freeze(
     folder: Path, name: str, target: Target, tree: Mapping[str, Any], policy: Policy, facts: dict[str, Any]
 ) -> None:
-    if not (sees_here(target) or isinstance(target, Processes) or facts["runs"] is not None):
-        raise RequestError(
-            "what runs on this target write is on a volume that nothing here reaches: mount it here at the same path "
-            "and name a folder in it, pool.runs=PATH"
-        )
+    _reachable(target, facts["runs"])
+    if isinstance(target, TpuVm) and facts["runs"] is not None:
+        target = target.model_copy(update={"runs": facts["runs"]})  # that is what its workers have to reach
     run = f"{facts['sweep']}-{name}"
     if isinstance(target, TpuVm) and target.name is None:
         target = target.model_copy(
             update={"name": f"lmx-{run}".lower().replace("_", "-").replace(".", "-")[:60]}
         )
     freeze(tree, folder=folder, run_dir=Path(run), target=tree_of(target), policy=policy, environment={})
-    write_atomic(folder / "pool.json", to_json({"name": name, "storage": HERE, **facts}) + "\n")
+    own = {"name": name, "storage": HERE, "made_first": isinstance(target, TpuVm)}
+    write_atomic(folder / "pool.json", to_json({**own, **facts}) + "\n")
+
+
+def _reachable(target: Target, runs: str | None) -> None:
+    """RequestError where results could never be read here: of pods whose files no host can be asked for."""
+    if isinstance(target, Processes) or (runs is None and sees_here(target)):
+        return
+    if runs is None:
+        raise RequestError(
+            "what runs on this target write is on a volume that nothing here reaches: mount it here at the same path "
+            "and name a folder in it, pool.runs=PATH"
+        )
+    if not Path(runs).is_dir():
+        raise RequestError(
+            f"pool.runs={runs}: there is no such folder here, so results could not be read; mount it here at that path"
+        )
+    if isinstance(target, Gke) and not Path(runs).is_relative_to(target.mount):
+        raise RequestError(
+            f"pool.runs={runs} is not in the volume of the pods, which is mounted at target.mount={target.mount}: what "
+            f"they write would go with them; name a folder in it, pool.runs={target.mount.rstrip('/')}/runs"
+        )
 
 
 def _check(folder: Path) -> str | None:
@@ -163,6 +188,20 @@ def _check(folder: Path) -> str | None:
     except (RequestError, Unreachable) as error:
         return f"pod {pod.name}: {error}"
     return None
+
+
+def unlike(pods: Sequence[tuple[str, Path]]) -> list[str]:
+    """Pods whose hosts have other versions than those of the first: what they compute is not to be compared."""
+    firsts = [(name, *next(iter(known(folder).items()))) for name, folder in pods if known(folder)]
+    lines = []
+    for name, host, own in firsts[1:]:
+        first, other, theirs = firsts[0]
+        words = [f"{what} {mine}, but {its}" for what, mine, its in differing(own, theirs) if what != "lmx"]
+        if words:
+            lines.append(
+                f"pod {name}: {host} has {', '.join(words)} on {other} of pod {first}; install the same versions"
+            )
+    return lines
 
 
 # ---- which pods reach the same run directories
@@ -247,13 +286,33 @@ def _apart(found: Mapping[str, str]) -> list[str]:
 # ---- once a pod
 
 
-def prepared(pod: Enlisted) -> None:
-    """Brings code and setup to the pod's hosts, once; RequestError where that fails."""
-    with open(pod.folder / "prepare.lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+@contextlib.contextmanager
+def preparing(folder: Path, *, patience: float = math.inf) -> Iterator[None]:
+    """One process at a time makes a pod or gives it back; another is waited for, `patience` seconds at most."""
+    until = time.monotonic() + patience
+    with open(folder / "prepare.lock", "w", encoding="utf-8") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.2)
+        yield
+
+
+def prepared(pod: Enlisted, *, renew: bool = False) -> None:
+    """Brings code and setup to the pod's hosts, once; RequestError where that fails.
+
+    `renew`: the hosts may be gone since.
+    """
+    with preparing(pod.folder):
         if not (pod.folder / "prepared").exists():
             pod.launch.target.prepare(pod.launch.plan)
             (pod.folder / "prepared").touch()
+        elif renew:
+            pod.launch.target.renew(pod.launch.plan)
 
 
 def shared_state(pod: Enlisted, folder: Path, *, back: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from lmx.config.compose import Composer
 from lmx.config.errors import ConfigError, RequestError
 from lmx.config.sweep import Point, check_sweep
 from lmx.io.provenance import describe_start
+from lmx.launch.versions import differing
 from lmx.sweep.order import program_order
 from lmx.sweep.plan import Job, Plan
 
@@ -74,7 +76,7 @@ def code_state() -> dict[str, Any]:
             "dirty": state.get("dirty"),
             "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
         }
-    return {**found, "packages": start.facts["packages"]}
+    return {**found, "packages": {"Python": start.facts["python"], **start.facts["packages"]}}
 
 
 def changed_code(frozen: Mapping[str, Any]) -> list[str]:
@@ -82,7 +84,11 @@ def changed_code(frozen: Mapping[str, Any]) -> list[str]:
     now, found = code_state() if frozen else {}, []
     for name, before in frozen.items():
         after = now.get(name)
-        if name == "packages" or after == before:
+        if after == before:
+            continue
+        if name == "packages":
+            words = [f"{what} {then} then, {here} now" for what, then, here in differing(before, now[name])]
+            found += [f"{platform.node()}: {', '.join(words)}"] if words else []
             continue
         if after is None:
             found.append(f"{name}: was in a checkout then")

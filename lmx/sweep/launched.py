@@ -9,53 +9,36 @@ It starts the job's processes on the pod's hosts, follows them, brings their log
     ATTEMPT/kill         written to end them without more time to save
     POD/                 the pod's plan, code and setup (lmx.sweep.enlist)
 
-`python -m lmx.sweep.launched check POD` asks whether a pod that lost a job is there again, and ends what it runs.
+`python -m lmx.sweep.launched check POD` asks whether a pod can take a job: one that lost a job, or is yet to be made.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lmx.config.errors import DONE, FAILED, STOPPED, WRONG_REQUEST, RequestError
-from lmx.io.files import read_json, to_json, write_atomic
+from lmx.io.files import to_json, write_atomic
+from lmx.launch import Gke
 from lmx.launch.drive import SETTLE, Interrupted, driving
-from lmx.launch.host import Host, Unreachable, here
-from lmx.launch.plan import Launch, load
-from lmx.launch.target import Attempt, Plan, Seen, Task, log_file, read, write
-from lmx.sweep.carry import Look, Place, ask, bring, look
-from lmx.sweep.enlist import Enlisted, enlisted, prepared, shared_state
+from lmx.launch.host import Unreachable
+from lmx.launch.plan import load
+from lmx.launch.target import Attempt, Seen, Task, log_file, read, write
+from lmx.sweep.carry import Look, Place, ask, bring
+from lmx.sweep.enlist import enlisted, prepared, shared_state
 from lmx.sweep.pods import MARK, last_words
+from lmx.sweep.work import Work, before, place_of, work_of
 
 LOST = 69
 """The exit code of an attempt whose pod did not start it, or went away: not the job's own end."""
 
 _CARRY_EVERY = 5.0
 _PATIENCE_TO_CARRY = 30.0
-_OWN = ("config.yaml", "events.jsonl", "driver.lock", "plan.json", "pool.json", "prepared", "prepare.lock")
-
-
-class Work(NamedTuple):
-    """What this process looks after. `run`: the job's run directory here; `place`: on a host, None where it is here."""
-
-    launch: Launch
-    pod: Enlisted
-    attempt: Path
-    job: Path
-    run: Path
-    number: int
-
-    @property
-    def stop_file(self) -> str:
-        """The file that ends the run at its next checkpoint, as the hosts name it."""
-        here_ = self.launch.plan.run_dir == str(self.run)
-        return str(self.job / "stop") if here_ else f"{self.launch.plan.run_dir}.stop"
 
 
 class Wishes:
@@ -86,66 +69,6 @@ class Wishes:
         return (self.work.attempt / "kill").exists()
 
 
-def work_of(attempt: Path, pod_folder: Path, job: Path, run: Path) -> Work:
-    """The attempt's plan, made where it is not there yet. Plain files: the next process reads the same."""
-    pod = enlisted(pod_folder)
-    folder = attempt / "launch"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in pod_folder.iterdir():
-        if path.is_file() and path.name not in _OWN and not path.name.startswith("."):
-            _link(path, folder / path.name)
-    if not (folder / "config.yaml").exists():
-        write_atomic(folder / "config.yaml", (job / "config.yaml").read_text(encoding="utf-8"), sync=True)
-    run_dir = pod.run_dir(run, job.name)
-    stop = str(job / "stop") if run_dir == str(run) else f"{run_dir}.stop"
-    base = pod.launch.plan
-    name = f"{pod.sweep}-{job.name}"
-    plan = Plan(name, folder, run_dir, {**base.environment, "LMX_STOP_FILE": stop}, base.code)
-    if not (folder / "plan.json").exists():
-        record = {
-            **(read_json(pod_folder / "plan.json") or {}),
-            "run": name,
-            "run_dir": run_dir,
-            "environment": plan.environment,
-        }
-        write_atomic(folder / "plan.json", to_json(record, indent=1) + "\n")
-    launch = Launch(plan, pod.launch.target, pod.launch.policy)
-    return Work(launch, pod, attempt, job, run, int(attempt.name.rpartition("-")[2]))
-
-
-def _link(path: Path, to: Path) -> None:
-    if not to.exists():
-        try:
-            os.link(path, to)
-        except OSError:
-            shutil.copyfile(path, to)
-
-
-# ---- where the run is
-
-
-def place_of(work: Work, attempt: Attempt) -> Place | None:
-    """Where its directory is looked at; None where that is here, or where no host can be asked."""
-    run_dir, handle = work.launch.plan.run_dir, attempt.handle
-    if run_dir == str(work.run):
-        return None
-    if "hosts" in handle:
-        host = handle["hosts"][0]
-        return Place(Host(host["name"], tuple(host["way"]), host["python"]), handle["workdir"], run_dir)
-    return Place(here(), os.getcwd(), run_dir) if work.pod.runs is not None else None
-
-
-def _before(work: Work) -> Look:
-    """The run's directory before the start."""
-    found = work.pod.hosts(work.launch.plan)
-    place = Place(here(), os.getcwd(), work.launch.plan.run_dir)
-    if found is not None:
-        place = Place(found.hosts[0], found.workdir, work.launch.plan.run_dir)
-    elif work.launch.plan.run_dir != str(work.run) and work.pod.runs is None:
-        return Look(None, None)  # it goes on by itself
-    return look(place)
-
-
 # ---- the attempt
 
 
@@ -172,7 +95,7 @@ def _free(work: Work, wishes: Wishes, say: Callable[[str], None]) -> Look:
     """Waits until nobody works in the run's directory: a pod that was lost may still run the job, and end it."""
     until, told = time.monotonic() + work.pod.patience, False
     while True:
-        found = _before(work)
+        found = before(work)
         if found.holder is None or wishes.stop or wishes.kill:
             return found
         if time.monotonic() > until:
@@ -241,7 +164,7 @@ def _obey(work: Work, attempt: Attempt, place: Place | None, wishes: Wishes, tol
         told.add("stop")
         target.stop(plan, attempt, grace=work.launch.policy.grace)
     elif (work.job / "stop").exists() and "prune" not in told and plan.run_dir != str(work.run):
-        if place is None:
+        if place is None or isinstance(target, Gke):  # a JobSet starts again what has stopped by itself
             target.stop(plan, attempt, grace=work.launch.policy.grace)
         else:
             try:
@@ -298,11 +221,11 @@ def run(work: Work, say: Callable[[str], None]) -> int:
             write_atomic(work.attempt / "pid", str(os.getpid()))
             write_atomic(work.job / "storage", work.pod.storage)
             log = work.launch.plan.attempt_folder(attempt.number) / "task-0.log"
-            if not (work.attempt / "log.txt").exists():
+            if not os.path.lexists(work.attempt / "log.txt"):
                 (work.attempt / "log.txt").symlink_to(os.path.relpath(log, work.attempt))
             seen, step = follow(work, attempt, wishes, say)
             code, reason = _verdict(work, attempt, seen)
-            if code == LOST:
+            if code == LOST and not seen.preempted:
                 _fence(work, attempt)
         except Interrupted:
             for begun in read(work.launch.plan):  # written before its processes are started
@@ -310,6 +233,8 @@ def run(work: Work, say: Callable[[str], None]) -> int:
             code, reason = STOPPED, "it was told to stop before it began"
         except (RequestError, Unreachable) as error:
             code, reason = (STOPPED if wishes.stop else LOST), str(error)
+        if isinstance(work.launch.target, Gke):
+            work.launch.target.release(work.launch.plan)  # the JobSet of this attempt; the cluster stays
         shared_state(work.pod, work.launch.plan.folder, back=True)
         found = {"code": code, "reason": reason, "step": step, "began": began}
         write_atomic(work.attempt / "ended.json", to_json(found) + "\n", sync=True)
@@ -319,17 +244,20 @@ def run(work: Work, say: Callable[[str], None]) -> int:
 
 
 def check(folder: Path) -> None:
-    """RequestError where the pod is not there; what it still runs of lost attempts is ended first."""
+    """RequestError where the pod cannot run a job now. What it still runs of lost attempts is ended; it is made and set
+    up where it has to be."""
     pod = enlisted(folder)
+    (folder / "stop").unlink(missing_ok=True)
     pod.launch.target.check(pod.launch.plan)
     for mark in (folder / "unfenced").glob("*"):
         attempt = Path(mark.read_text(encoding="utf-8"))
         launch = load(attempt / "launch")
         for begun in read(launch.plan):
             messages = launch.target.stop(launch.plan, begun, grace=0.0)
-            if messages:
+            if messages and not launch.target.taken(launch.plan):
                 raise RequestError("; ".join(messages))
         mark.unlink()
+    prepared(pod, renew=True)
 
 
 def main(words: list[str]) -> int:
@@ -341,7 +269,7 @@ def main(words: list[str]) -> int:
         try:
             check(Path(paths[0]))
         except (RequestError, Unreachable) as error:
-            say(str(error))
+            print(" ".join(str(error).split()), file=sys.stderr, flush=True)
             return FAILED
         return DONE
     attempt, pod, job, run_ = map(Path, paths)

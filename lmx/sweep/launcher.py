@@ -24,6 +24,7 @@ from omegaconf import OmegaConf, open_dict
 
 from lmx.config.errors import STOPPED, ConfigError
 from lmx.sweep.config import Pool, Retries
+from lmx.sweep.cost import cost_of
 from lmx.sweep.driver import Driver, Hooks
 from lmx.sweep.freeze import Frozen, make_plan, varied_keys
 from lmx.sweep.plan import SCHEMA, Job, Plan, attempt_dir, job_dir, read_plan, run_dir, write_plan
@@ -139,6 +140,9 @@ def _drive(launcher: Any, pool: Pool, folder: Path, jobs: list[Job]) -> None:
         "schema": SCHEMA if isinstance(pool, Gangs) else None,
     }
     plan = make_plan(folder, frozen, command=sys.argv, program=program, settings=settings, code={})
+    cost = cost_of(jobs, list(pool.targets().values()), None)
+    if cost is not None:
+        _say(cost.words())
     for words in pool.enlist(folder, jobs[0].config, retries.grace):
         _say(words)
     write_plan(folder, plan)

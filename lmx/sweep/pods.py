@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from lmx.config.errors import STOPPED
+
 MARK = "LMX_SWEEP_ATTEMPT"
 """In the environment of every process of an attempt: its folder. So exactly those processes can be found and ended."""
 
@@ -43,25 +45,27 @@ class Pod(Protocol):
     """A gang of hosts that runs one job at a time. `folder` is the attempt's, and all that a new driver needs.
 
     storage  where run directories are: pods of the same storage go on from each other's checkpoints
+    why      what it answered when it was last asked in vain
     """
 
     name: str
     storage: str
+    why: str
 
     def start(self, folder: Path, program: Sequence[str], job: Path, run: Path) -> None:
         """Starts a job, `program` being what this machine runs jobs with; OSError where the pod cannot."""
         ...
 
     def state(self) -> Literal["ready", "away", "gone"]:
-        """Whether it takes a job now; away: it is asked again; gone: it has been away for too long."""
+        """Whether it takes a job now; away: it is asked again, or yet to be made; gone: it was away for too long."""
         ...
 
     def lost(self, folder: Path) -> None:
         """Tells it that an attempt was lost on it."""
         ...
 
-    def release(self) -> list[str]:
-        """Gives back what was made for the sweep alone; what was done, in words."""
+    def leave(self) -> None:
+        """The driver ends."""
         ...
 
     def poll(self, folder: Path) -> Ended | None:
@@ -85,6 +89,7 @@ class LocalPod:
     environment: Mapping[str, str] = field(default_factory=dict)
     cores: Sequence[int] | None = None
     storage: str = "here"
+    why: str = ""
     _children: list[subprocess.Popen] = field(default_factory=list, repr=False)
 
     def start(self, folder: Path, program: Sequence[str], job: Path, run: Path) -> None:
@@ -98,9 +103,8 @@ class LocalPod:
     def lost(self, folder: Path) -> None:
         """Nothing is to be done."""
 
-    def release(self) -> list[str]:
-        """Nothing was made."""
-        return []
+    def leave(self) -> None:
+        """Nothing is to be done."""
 
     def spawn(self, folder: Path, command: Sequence[str]) -> None:
         """Starts a command in a session of its own, so that the driver's end does not end it."""
@@ -186,6 +190,18 @@ def _kill(folder: Path) -> None:
     for pid in members(folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def in_words(code: int | None) -> str:
+    """How an attempt ended that was taken away."""
+    if code is None:
+        return "lost"
+    if code == STOPPED:
+        return "stopped early, resumable"
+    try:
+        return f"ended by {signal.Signals(code - 128).name}"
+    except ValueError:
+        return f"exit code {code}"
 
 
 def last_words(log: Path) -> str:

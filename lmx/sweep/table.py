@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
+from lmx.config.text import counted
 from lmx.io.files import to_json
 from lmx.io.records import read_summary
 from lmx.review.arms import LEVEL, POWER, Arm, arms
@@ -100,9 +101,10 @@ def _words(results: Results, config: SweepTable) -> str:
     unfinished = sum(row.status != "DONE" for row in results.rows)
     lines = [f"{unfinished} of {len(results.rows)} jobs are not done and count nowhere"] if unfinished else []
     if any(arm.p is not None for arm in results.found):
+        compared = counted(sum(arm.p is not None for arm in results.found), "comparison")
         lines.append(
             f"p: Welch's t-test of {config.metric} against the best arm over {config.seed}, corrected for "
-            f"{sum(arm.p is not None for arm in results.found)} comparisons (Holm); below {LEVEL} the difference is "
+            f"{compared} (Holm); below {LEVEL} the difference is "
             f"more than noise. Further seeds: in each of the two arms, for {POWER:.0%} power at the difference and "
             "spreads seen"
         )

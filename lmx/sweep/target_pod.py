@@ -13,12 +13,14 @@ from typing import Literal
 from lmx.config.errors import DONE
 from lmx.io.files import read_json, write_atomic
 from lmx.launch.target import Target
-from lmx.sweep.enlist import HERE, enlisted, folder_of
+from lmx.sweep.enlist import HERE, enlisted, folder_of, preparing
 from lmx.sweep.launched import LOST
 from lmx.sweep.pods import Ended, LocalPod, Pod
 
 _CRASHES = 3
 _ASK_FIRST, _ASK_LAST = 2.0, 60.0
+_LEAVE = 60.0
+"""Seconds for a process that makes a pod to see that nobody wants it any more."""
 _MARK = "launched"
 """A file of an attempt that names its pod's folder: who finds the attempt needs nothing else."""
 
@@ -32,14 +34,21 @@ class TargetPod:
     patience: float
     storage: str = field(init=False)
     _local: LocalPod = field(init=False, repr=False)
+    why: str = ""
+    _made: bool = field(default=False, repr=False)
+    _ready: bool = field(default=True, repr=False)
     _asking: subprocess.Popen | None = field(default=None, repr=False)
-    _away_since: float | None = field(default=None, repr=False)
-    _ask_at: float = field(default=0.0, repr=False)
+    _asked_at: float = field(default=0.0, repr=False)
+    _failing_since: float | None = field(default=None, repr=False)
     _wait: float = field(default=_ASK_FIRST, repr=False)
 
     def __post_init__(self) -> None:
         self._local = LocalPod(self.name)
-        self.storage = (read_json(self.folder / "pool.json") or {}).get("storage", HERE)
+        facts = read_json(self.folder / "pool.json") or {}
+        self.storage = facts.get("storage", HERE)
+        # One that is made may take hours to come: no job waits for it while others are free.
+        self._made = facts.get("made_first", False)
+        self._ready = not self._made
 
     def start(self, folder: Path, program: Sequence[str], job: Path, run: Path) -> None:
         """Starts the process that starts the job there."""
@@ -68,7 +77,7 @@ class TargetPod:
         codes = [read_json(path) for path in folder.glob("driver-*/exit")]
         crashed = [code for code in codes if isinstance(code, int) and code < 128]
         if len(crashed) >= _CRASHES:
-            return Ended(None, _last_line(folder / f"driver-{number}" / "log.txt"))
+            return Ended(None, f"its launcher failed: {_last_line(folder / f'driver-{number}' / 'log.txt')}")
         self._spawn(folder, number + 1)
         return None
 
@@ -85,40 +94,54 @@ class TargetPod:
 
     def lost(self, folder: Path) -> None:
         """It gets no job until it has answered."""
-        self._away_since = self._away_since or time.monotonic()
-        self._ask_at = time.monotonic()
-        self._wait = _ASK_FIRST
+        self._ready, self._failing_since, self._wait = False, None, _ASK_FIRST
+        self._asked_at = 0.0
 
     def state(self) -> Literal["ready", "away", "gone"]:
-        """A pod that has lost a job is asked again and again, in a process of its own, for `patience` seconds."""
-        if self._away_since is None:
+        """One that is not ready is asked again and again, in a process of its own; one that has answered nothing good
+        for `patience` seconds is gone."""
+        if self._ready:
             return "ready"
+        now = time.monotonic()
         if self._asking is not None:
             code = self._asking.poll()
             if code is None:
                 return "away"
             self._asking = None
             if code == DONE:
-                self._away_since = None
+                self._ready, self.why = True, ""
                 return "ready"
-            if time.monotonic() > self._away_since + self.patience:
-                return "gone"
-            self._ask_at, self._wait = time.monotonic() + self._wait, min(2 * self._wait, _ASK_LAST)
-        if time.monotonic() >= self._ask_at:
+            self.why = _last_line(self.folder / "check.log")
+            self._failing_since = self._failing_since or now
+            self._asked_at, self._wait = now, min(2 * self._wait, _ASK_LAST)
+        if self._failing_since is not None and now > self._failing_since + self.patience:
+            return "gone"
+        if not self._asked_at or now > self._asked_at + self._wait:
             with open(self.folder / "check.log", "ab") as log:
                 words = [sys.executable, "-m", "lmx.sweep.launched", "check", str(self.folder.absolute())]
                 self._asking = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         return "away"
 
-    def release(self) -> list[str]:
-        """Gives back what was made for the sweep: a TPU pod."""
-        if not (self.folder / "prepared").exists():
-            return []
-        launch = enlisted(self.folder).launch
-        said = launch.target.release(launch.plan)
-        if said:
-            (self.folder / "prepared").unlink()  # made again where the sweep goes on
-        return said
+    def leave(self) -> None:
+        """Nobody asks it any more. Who makes a pod ends between two calls of gcloud: see `release`."""
+        if self._asking is not None and not self._made:
+            self._asking.terminate()
+            self._asking.wait()
+            self._asking = None
+
+
+def release(sweep: Path) -> list[str]:
+    """Gives back what was made for a sweep's pods, whoever made it: TPU pods. What was done, in words."""
+    said = []
+    for path in sorted(sweep.glob(".pods/*/plan.json")):
+        launch = enlisted(path.parent).launch
+        (path.parent / "stop").touch()  # whoever still waits for the pod makes it no more
+        with preparing(path.parent, patience=_LEAVE):
+            own = launch.target.release(launch.plan)
+        if own:
+            (path.parent / "prepared").unlink(missing_ok=True)  # made again where the sweep goes on
+        said += own
+    return said
 
 
 def _last_line(path: Path) -> str:
@@ -127,7 +150,7 @@ def _last_line(path: Path) -> str:
     except OSError:
         lines = []
     said = [line for line in lines if line.strip()]
-    return f"its launcher failed: {said[-1]}" if said else "its launcher failed"
+    return said[-1] if said else "it said nothing"
 
 
 def target_pods(sweep: Path, targets: dict[str, Target], patience: float) -> list[Pod]:

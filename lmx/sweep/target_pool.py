@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lmx.config.component import field
+from lmx.config.errors import RequestError
 from lmx.config.types import Duration, Text
-from lmx.launch import Ssh, Target
+from lmx.launch import Ssh, Target, TpuVm
+from lmx.launch.ssh import names_of
 from lmx.sweep.config import Pool
 from lmx.sweep.pods import Pod
 
@@ -95,12 +98,36 @@ class TargetPool(Gangs):
             for name in self.pods
             if not _NAME.fullmatch(name)
         ]
+        found += self._twice()
         for name, target in self.pods.items():
             where = f"pool.pods.{name}"
             for words in target.problems():
                 key, message, cure = (text.replace("target.", f"{where}.") for text in words)
                 found.append((key, message, cure))
         return found
+
+    def _twice(self) -> list[tuple[str, str, str]]:
+        """Machines that two pods name: each would run a job of its own on them."""
+        owners: dict[tuple[str, str], list[str]] = {}
+        for name, target in self.pods.items():
+            machines: list[tuple[str, str]] = []
+            if isinstance(target, Ssh):
+                with contextlib.suppress(RequestError):  # told with all else, when the pods are asked
+                    machines = [("host", host) for host in names_of(target)]
+            if isinstance(target, TpuVm) and target.name is not None:
+                machines = [("TPU pod", f"{target.name} in {target.zone}")]
+            for machine in dict.fromkeys(machines):
+                owners.setdefault(machine, []).append(name)
+        fixes = {"host": "'pool.pods.{}.hosts=[OTHER]'", "TPU pod": "pool.pods.{}.name=OTHER"}
+        return [
+            (
+                f"pool.pods.{names[-1]}",
+                f"{sort} {machine} is in pods {' and '.join(names)}; it is in one",
+                fixes[sort].format(names[-1]),
+            )
+            for (sort, machine), names in owners.items()
+            if len(names) > 1
+        ]
 
 
 class SshPool(Gangs):

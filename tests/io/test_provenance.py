@@ -64,3 +64,13 @@ def test_each_start_adds_an_entry_and_its_diff(tmp_path, checkout, monkeypatch):
     assert "+two" in (tmp_path / "run" / here["diff"]).read_text()
     assert {"jax", "numpy"} <= set(starts[0]["packages"])
     assert starts[0]["command"]
+
+
+def test_other_versions_than_at_the_last_start_are_named_with_both_hosts():
+    here = provenance.describe_start().facts
+    assert provenance.changed_versions(here) is None
+    before = {"packages": {**here["packages"], "jax": "0.0.1"}, "python": "3.0.0", "machine": {"host": "old"}}
+    words = provenance.changed_versions(before)
+    assert f"jax {here['packages']['jax']}, 0.0.1 then; Python {here['python']}, 3.0.0 then" in words
+    assert f"on {here['machine']['host']} than at the last start, on old" in words
+    assert provenance.changed_versions({}) is None

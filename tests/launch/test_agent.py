@@ -62,3 +62,19 @@ def test_an_exit_file_that_is_only_reserved_says_nothing(tmp_path):
     agent.stop(str(tmp_path), [0], 1.0)
     seen = until(lambda: (a := agent.poll(str(tmp_path), [0])["tasks"]["0"])["state"] == "ended" and a)
     assert (seen["exit_code"], seen["message"]) == (-15, "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "step", "loss"),
+    [
+        ("", None, None),
+        ('{"step": 3, "loss": 2.5}\n{"step": 4, "eval/loss": 2.1}\n{"step": 5, "lo', 4, 2.5),
+        ('{"step": 3, "loss": NaN}\n', 3, float("nan")),
+        ('{"step": 3}\n', 3, None),
+    ],
+)
+def test_how_far_a_run_is(tmp_path, rows, step, loss):
+    (tmp_path / "metrics.jsonl").write_text(rows)
+    found = agent.last_row(str(tmp_path))
+    assert found["step"] == step
+    assert found["loss"] == pytest.approx(loss, nan_ok=True) if loss is not None else found["loss"] is None

@@ -253,6 +253,7 @@ def test_from_the_command_to_the_result(cluster, tmp_path):
     for i, pod in enumerate(pods):
         cluster.runs(pod, f"hello of {i}", "step 3/10  loss 5")
     until(lambda: look.status(given.plan.folder)["step"] == 3)
+    assert look.status(given.plan.folder)["loss"] == 5.0
     cluster.says(pods[0], "step 9/10  loss 4")
     until(lambda: "step 9/10" in "".join(shown))
     for pod in pods:

@@ -215,6 +215,31 @@ def test_the_scripts_are_scripts(tmp_path, changes):
     assert ("scontrol requeue" in job_script(target, plan, 3)) == target.requeue
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="a small disk is mounted by root")
+def test_the_exit_code_of_a_process_is_kept_where_its_disk_is_full(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a disk")
+    try:
+        program = f"dd if=/dev/zero of={disk}/fill bs=1M 2>/dev/null; echo lost > {disk}/lost; exit 3"
+        target, plan = plain(disk, python=stub(tmp_path, program))
+        folder = plan.attempt_folder(0)
+        folder.mkdir(parents=True)
+        environment = {**os.environ, "SLURM_PROCID": "0", "SLURMD_NODENAME": "n1"}
+        script = task_script(target, plan, 0)
+        subprocess.run(["bash", "-c", script], env=environment, capture_output=True, check=False)
+        assert (disk / "lost").read_text() == ""
+        attempt = Attempt(
+            0, {"name": "x", "job": "17", "processes": 1, "began": 0.0, "run_dir": plan.run_dir}
+        )
+        (task,) = slurm.tasks_of(attempt, folder, slurm.Job("17", "FAILED"))
+        assert (task.host, task.exit_code, task.message) == ("n1", 3, f"the disk of {disk}/r is full")
+    finally:
+        until(lambda: subprocess.run(["umount", str(disk)], capture_output=True, check=False).returncode == 0)
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(5400, "1:30:00"), (59, "0:00:59"), (360000, "100:00:00")])
 def test_times(seconds, text):
     assert clock(seconds) == text
@@ -283,6 +308,18 @@ def test_no_slurm_here(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     target, plan = plain(tmp_path)
     with pytest.raises(RequestError, match=r"no program 'sbatch' here; run this on a login node"):
+        target.check(plan)
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="needs SLURM's client (apt install slurm-client)")
+def test_no_cluster_is_known_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", "")
+    if Path("/etc/slurm/slurm.conf").exists():
+        pytest.skip("a cluster is configured here")
+    target, plan = plain(tmp_path)
+    with pytest.raises(
+        RequestError, match=r"run this on a login node, or name its slurm\.conf in SLURM_CONF"
+    ):
         target.check(plan)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lmx.config.errors import RequestError
-from lmx.launch import Ssh, agent, look
+from lmx.launch import Ssh, agent, look, versions
 from lmx.launch.code import snapshot
 from lmx.launch.drive import drive
 from lmx.launch.look import as_text
@@ -194,7 +194,9 @@ def test_everything_wrong_with_hosts_is_told_at_once(hosts, tmp_path):
 
 
 def answer(python="3.11.7", lmx="0.1.0", jax="0.10.2", **more):
-    rest = dict.fromkeys(("jaxlib", "optax", "hydra-core", "pydantic", "orbax-checkpoint", "grain"), "1")
+    rest = dict.fromkeys(
+        ("jaxlib", "numpy", "optax", "hydra-core", "pydantic", "orbax-checkpoint", "grain"), "1"
+    )
     return {"python": python, "code": False, "packages": {"lmx": lmx, "jax": jax, **rest, **more}}
 
 
@@ -218,6 +220,23 @@ def test_hosts_that_differ(changes, words):
     found = differences(target, [("a", first), ("b", second)], sends_lmx=False)
     assert len(found) == 1
     assert found[0].startswith(words)
+
+
+def test_a_host_that_has_changed_since_the_run_began_is_named_with_both_versions(tmp_path):
+    before, after = (
+        [("a", answer()), ("b", answer())],
+        [("a", answer()), ("b", answer(jax="0.10.3", lmx="2"))],
+    )
+    assert versions.changed(tmp_path, after, lmx=True) == []  # nothing is known yet
+    versions.keep(tmp_path, before)
+    assert versions.changed(tmp_path, before, lmx=True) == []
+    (line,) = versions.changed(tmp_path, after, lmx=False)
+    assert line.startswith("b: jax 0.10.3, but 0.10.2 when the run began; install what was there")
+    assert "lmx 2, but 0.1.0 when" in versions.changed(tmp_path, after, lmx=True)[0]
+    versions.keep(tmp_path, after)  # what it began with stays
+    assert versions.changed(tmp_path, after, lmx=False) == [line]
+    versions.forget(tmp_path)
+    assert versions.changed(tmp_path, after, lmx=False) == []
 
 
 def test_a_name_that_leads_to_the_host_itself_is_no_address_for_others():

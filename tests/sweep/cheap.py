@@ -52,7 +52,7 @@ while step < steps:
         (new / "lmx.json").write_text(json.dumps(value))
         if not (run / f"checkpoints/{step}").exists():
             new.rename(run / f"checkpoints/{step}")
-        if stopped or (job / "stop").exists():
+        if stopped or Path(os.environ.get("LMX_STOP_FILE", job / "stop")).exists():
             sys.exit(75)
 temporary = run / "summary.tmp"
 temporary.write_text(json.dumps({"status": "done", "steps": step, "loss": loss, "eval_loss": loss}))

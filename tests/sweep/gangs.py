@@ -34,9 +34,9 @@ for word in "$@"; do case $word in
   */config.yaml) CONFIG=$word;;
 esac; done
 JOB=$(dirname "$CONFIG")
-if [ "${{JAX_PROCESS_ID:-0}}" != 0 ]; then
+if [ "${{JAX_PROCESS_ID:-${{SLURM_PROCID:-0}}}}" != 0 ]; then
   trap 'exit 75' TERM
-  until grep -q code "$JOB/task-0.exit"; do sleep 0.1; done
+  until grep -qs code "$JOB/task-0.exit" "$JOB"/attempts/*/task-0.exit; do sleep 0.1; done
   exit 0
 fi
 mkdir -p "$RUN"

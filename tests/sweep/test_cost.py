@@ -55,6 +55,9 @@ def test_the_time_of_a_job_is_its_duration_or_not_known():
     pods = [target("gke", topology="4x4")]
     assert cost_of([job(duration=3600.0)] * 2, pods, None).chip_hours == 32
     unknown = cost_of([job()], pods, None)
-    assert "hours_per_job=H" in unknown.words()
-    agree(unknown, 1)
+    assert "what they cost is not known" in unknown.words()
+    agree(unknown, None)
+    agree(unknown, 1, ask=lambda words: "y" if "not known" in words else "n")
+    with pytest.raises(RequestError, match=r"nothing was started\..*hours_per_job=H.*max_chip_hours=null"):
+        agree(unknown, 1)
     assert cost_of([job()], [target("local", devices=2)], 1.0) is None

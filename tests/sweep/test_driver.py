@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -58,6 +59,9 @@ def test_other_code_than_that_of_the_freeze_is_refused(tmp_path):
     other = plan._replace(code={**plan.code, name: {**state, "diff_sha256": "abc"}})
     with pytest.raises(RequestError, match="what is not committed is not the same"):
         refuse_changed(tmp_path, other)
+    packages = plan._replace(code={**plan.code, "packages": {**plan.code["packages"], "jax": "0.0.1"}})
+    with pytest.raises(RequestError, match=rf"{platform.node()}: jax 0\.0\.1 then, \S+ now"):
+        refuse_changed(tmp_path, packages)
 
 
 def test_every_bad_point_is_listed():

@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmx.launch.agent.process import Refused, alive, boot, read, started, stop, write
-from lmx.launch.agent.progress import OWN, OWN_TOO, last_step, move_aside, newest_checkpoint
+from lmx.launch.agent.progress import OWN, OWN_TOO, last_row, move_aside, newest_checkpoint
 from lmx.launch.agent.ready import probe, setup, unpack
 from lmx.launch.agent.supervisor import start
 from lmx.launch.agent.tpu_lock import clear_tpu_lock
@@ -28,7 +28,7 @@ __all__ = [
     "alive",
     "boot",
     "clear_tpu_lock",
-    "last_step",
+    "last_row",
     "move_aside",
     "newest_checkpoint",
     "poll",

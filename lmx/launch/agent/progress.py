@@ -12,20 +12,23 @@ OWN_TOO = ("tensorboard", "log.txt")
 PIECE = 1 << 24
 
 
-def last_step(run_dir):
-    """The step of the last row of metrics."""
+def last_row(run_dir):
+    """Step and loss of the last row of metrics that has them; None where there is none."""
     try:
         with open(run_dir + "/metrics.jsonl", "rb") as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - 65536))
             lines = stream.read().splitlines()
     except OSError:
-        return None
+        lines = []
+    step = None
     for line in reversed(lines):
         try:
-            return int(json.loads(line)["step"])
+            row = json.loads(line)
+            step = int(row["step"]) if step is None else step
+            return {"step": step, "loss": float(row["loss"])}
         except (ValueError, KeyError, TypeError):
             continue
-    return None
+    return {"step": step, "loss": None}
 
 
 def newest_checkpoint(run_dir):

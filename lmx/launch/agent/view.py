@@ -7,7 +7,7 @@ import os
 import time
 
 from lmx.launch.agent.process import alive, boot, read
-from lmx.launch.agent.progress import last_step, newest_checkpoint
+from lmx.launch.agent.progress import last_row, newest_checkpoint
 
 CHUNK = 1 << 18
 
@@ -21,7 +21,7 @@ def poll(folder, tasks, offsets=None, cwd=".", run_dir=None):
     answer = {"tasks": found, "texts": texts, "time": time.time()}
     if run_dir:
         place = os.path.join(os.path.expanduser(cwd), os.path.expanduser(run_dir))
-        answer.update(step=last_step(place), checkpoint=newest_checkpoint(place))
+        answer.update(last_row(place), checkpoint=newest_checkpoint(place))
     return answer
 
 
