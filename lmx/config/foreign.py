@@ -1,4 +1,4 @@
-"""What stands in files that others wrote: JSON of any depth, and names of files that must not lead elsewhere."""
+"""What stands in files that others wrote: JSON of any depth, names of files, keys and values to be told of."""
 
 from __future__ import annotations
 
@@ -21,6 +21,28 @@ def parse_json(text: str | bytes) -> Any:
     except ValueError as error:
         reason = str(error)
     raise json.JSONDecodeError(reason, "", 0) from None
+
+
+def told(value: Any, limit: int = 72) -> str:
+    """A value as JSON for a message: one line of ASCII, at most `limit` characters of it."""
+    try:
+        text = json.dumps(value)
+    except (RecursionError, TypeError, ValueError):
+        return f"a {type(value).__name__}"
+    return cut(text, limit)
+
+
+def told_key(key: Any, limit: int = 48) -> str:
+    """A key for a message: as it is where it is a short word, otherwise as `told`."""
+    text = str(key)
+    return (
+        text if len(text) <= limit and text.isprintable() and text.isascii() and text else told(text, limit)
+    )
+
+
+def cut(text: str, limit: int) -> str:
+    """A text of at most `limit` characters; what is missing at its end is told of by `...`."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def is_inside(name: Any) -> bool:

@@ -21,7 +21,7 @@ from lmx.config.overrides import write_value
 from lmx.data.loader import batches
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
-from lmx.io.ledger import attempts_of, file_name, read_lines
+from lmx.io.ledger import attempts_of, file_name, read_ledger
 from lmx.params import path_name
 from lmx.run.build import to_devices
 from lmx.run.config import TrainConfig
@@ -133,7 +133,7 @@ class Run:
 
     def _ledger(self, config_hash: str) -> Ledger:
         trainer, mesh = self.config.trainer, self.parts.mesh
-        before = attempts_of(read_lines(self.dir.path / file_name(0)))
+        before = attempts_of(read_ledger(self.dir.path / file_name(0)).objects)
         facts = {
             "attempt": int(of_first(str(len(before)))),
             "batch": trainer.batch_sequences(),
