@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,7 +24,7 @@ def parse_json(text: str | bytes) -> Any:
     raise json.JSONDecodeError(reason, "", 0) from None
 
 
-def told(value: Any, limit: int = 72) -> str:
+def quoted(value: Any, limit: int = 72) -> str:
     """A value as JSON for a message: one line of ASCII, at most `limit` characters of it."""
     try:
         text = json.dumps(value)
@@ -32,12 +33,18 @@ def told(value: Any, limit: int = 72) -> str:
     return cut(text, limit)
 
 
-def told_key(key: Any, limit: int = 48) -> str:
-    """A key for a message: as it is where it is a short word, otherwise as `told`."""
+def quoted_key(key: Any, limit: int = 48) -> str:
+    """A key for a message: as it is where it is a short word, otherwise as `quoted`."""
     text = str(key)
     return (
-        text if len(text) <= limit and text.isprintable() and text.isascii() and text else told(text, limit)
+        text if len(text) <= limit and text.isprintable() and text.isascii() and text else quoted(text, limit)
     )
+
+
+def quoted_keys(keys: Iterable[Any], most: int = 12) -> str:
+    """Keys for a message, in order: at most so many."""
+    known = sorted(map(quoted_key, keys))
+    return ", ".join([*known[:most], *([f"{len(known) - most} more"] if len(known) > most else [])])
 
 
 def cut(text: str, limit: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
-from lmx.config.foreign import parse_json, told
+from lmx.config.foreign import parse_json, quoted
 
 Fits = Callable[[Mapping[str, Any]], str | None]
 """What is wrong with a line's object, in words; None where it can be used."""
@@ -101,5 +101,5 @@ def misfit(record: Mapping[str, Any], shape: Mapping[str, Callable[[Any], bool]]
         if key not in record:
             return f"no `{key}`"
         if not check(record[key]):
-            return f"`{key}` cannot be {told(record[key])}"
+            return f"`{key}` cannot be {quoted(record[key])}"
     return None
