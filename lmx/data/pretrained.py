@@ -273,7 +273,8 @@ def _template(folder: Path, told: dict[str, Any], tokens: dict[str, str]) -> Tem
     file = folder / "chat_template.jinja"
     if file.is_file():
         return Template({"default": _read_text(file)}, tokens, file)
-    file, source = folder / "tokenizer_config.json", told.get("chat_template")
+    file = folder / "tokenizer_config.json"
+    source: Any = told.get("chat_template")
     if source is None:
         file = folder / "chat_template.json"
         source = _json(file).get("chat_template")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lmx.config.foreign import read_yaml
 from lmx.io.files import read_json
 from lmx.io.lines import Lines, is_count, misfit, parse_lines, read_lines
 
@@ -64,8 +63,8 @@ def read_config(run: Path) -> dict[str, Any]:
 def read_tree_file(path: Path) -> dict[str, Any]:
     """A resolved configuration as a tree, {} where there is none that can be read."""
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = read_yaml(path)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -73,11 +72,8 @@ def read_tree_file(path: Path) -> dict[str, Any]:
 def read_overrides(run: Path) -> dict[str, str]:
     """RUN/overrides.yaml as key -> value, in the words of the command line; {} where there is none."""
     try:
-        found = yaml.load((run / "overrides.yaml").read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = read_yaml(run / "overrides.yaml")
+    except (OSError, ValueError):
         return {}
     lines = [str(line).partition("=") for line in found] if isinstance(found, list) else []
     return {key.lstrip("+"): value for key, equals, value in lines if equals and key != "resume"}
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -80,7 +80,8 @@ def of(path: Path) -> Life:
 def _code(start: Mapping[str, Any]) -> str:
     code = start.get("code")
     state = code.get("lmx") if isinstance(code, dict) else None
-    commit = state.get("commit") if isinstance(state, dict) else None
+    state = state if isinstance(state, dict) else {}
+    commit = state.get("commit")
     return f"{commit[:10]}{'+' if state.get('dirty') else ''}" if isinstance(commit, str) else ""
 
 
