@@ -149,7 +149,10 @@ class IdsOnly:
 
     def encode(self, text: str) -> np.ndarray:
         """ValueError: there is nothing to encode with."""
-        raise ValueError(f"{self._folder}: has no tokenizer.json, so text has no ids here; give ids instead")
+        raise ValueError(
+            f"{self._folder}: has no tokenizer.json, so text has no ids here; give ids instead, or copy the "
+            "tokenizer.json of the model into it"
+        )
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `encode`."""

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 from lmx.io.lines import Lines, is_count, is_text, is_time, maybe, misfit, read_lines
 
 MODULUS = 1 << 64
+WORTH_TELLING = 60.0
+"""Seconds of a run from which its goodput says something: a shorter one is set-up and noise."""
 KINDS = ("start", "training", "input", "evaluate", "sample", "save")
 
 

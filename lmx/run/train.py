@@ -21,7 +21,7 @@ from lmx.config.overrides import write_value
 from lmx.data.loader import batches
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
-from lmx.io.ledger import attempts_of, file_name, read_ledger
+from lmx.io.ledger import WORTH_TELLING, attempts_of, file_name, read_ledger
 from lmx.params import path_name
 from lmx.run.build import to_devices
 from lmx.run.config import TrainConfig
@@ -159,8 +159,8 @@ class Run:
         if self.start > self.total or (self.start == self.total and done):
             self.dir.close()
             raise RequestError(
-                f"resume={self.dir.path}: the run is at step {self.start} already, of {self.total}; "
-                f"to go further set trainer.steps={2 * self.start}"
+                f"resume={self.dir.path}: the run has done {self.start} steps already, and {self.total} are asked "
+                f"for; to go further set trainer.steps={2 * self.start}"
             )
 
     def _warn(self, text: str) -> None:
@@ -346,7 +346,7 @@ class Run:
 
     def _summary(self, status: str, step: int, **results: Any) -> dict[str, Any]:
         account = self.ledger.goodput()
-        if account is not None and status != "failed":
+        if account is not None and status != "failed" and account.wall >= WORTH_TELLING:
             self.log.say(account.words())
         return summary(
             self.config,
