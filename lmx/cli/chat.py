@@ -21,6 +21,7 @@ COMMANDS = (
         summary="a conversation in the terminal",
         schema="lmx.run.infer_config:ChatConfig",
         function=run,
+        positional="from",
         literal=("system",),
         keys=("from", "system", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop", "seed"),
         examples=(

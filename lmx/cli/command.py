@@ -54,7 +54,7 @@ class Command:
         """The overrides, before them the options that follow from them; lists of options under their keys."""
         if self.positional is not None:
             keys = (self.positional,) if isinstance(self.positional, str) else self.positional
-            overrides = _named(overrides, keys)
+            overrides = _named(overrides, keys, self.keys)
         if self.collects is not None:
             overrides = _collected(overrides, *self.collects)
         for group, key in self.listed:
@@ -85,12 +85,17 @@ def _listed(line: str, group: str, key: str) -> list[str]:
     return [f"{group}={options.split(',')[0]}", f"{key}=[{options}]"]
 
 
-def _named(overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """Words without `=` as values of the keys in order, the last key taking what is left."""
+def _named(overrides: Sequence[str], keys: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Words without `=` as values of the keys in order, the last key taking what is left.
+
+    Those from a `known` key on stay: whoever writes `temperature 2` left out a `=`.
+    """
     from lmx.config.overrides import write_value
 
     named, left = [], list(keys)
-    for line in overrides:
+    for number, line in enumerate(overrides):
+        if line in known:
+            return [*named, *overrides[number:]]
         if "=" in line or line.startswith("~"):
             named.append(line)
             continue

@@ -21,6 +21,7 @@ COMMANDS = (
         summary="loss, perplexity and bits per byte of a checkpoint",
         schema="lmx.run.infer_config:EvalConfig",
         function=run,
+        positional="from",
         keys=(
             *("from", "which", "data.path", "split", "sequence_length", "stride", "batch_size", "sequences"),
             *("tasks", "include_path", "limit", "output"),

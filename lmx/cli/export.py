@@ -21,6 +21,7 @@ COMMANDS = (
         summary="write a model as a HuggingFace directory",
         schema="lmx.run.export_config:ExportConfig",
         function=run,
+        positional="from",
         keys=("from", "to", "which", "weights", "dtype", "shard_bytes", "output"),
         examples=(
             ("lmx export from=runs/RUN to=DIR", "config.json, safetensors, tokenizer: transformers loads it"),

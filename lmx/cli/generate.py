@@ -32,6 +32,7 @@ COMMANDS = (
         schema="lmx.run.infer_config:GenerateConfig",
         function=run,
         literal=("prompt",),
+        positional="from",
         keys=(
             "from",
             "prompt",

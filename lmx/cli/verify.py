@@ -1,55 +1,35 @@
-"""`lmx verify mesh`, `lmx verify resume` and `lmx verify faults`."""
+"""`lmx verify mesh`, `resume`, `faults` and `soak`: proofs, each told as text or as JSON, and judged by a check."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lmx.cli.command import Command
 
 
-def run_mesh(composed: Any, run_dir: Path) -> float:
-    """Compares meshes; returns how many rows do not agree."""
-    from lmx.run.verify import check, verify_mesh
-    from lmx.run.verify_text import as_text
+def run_proof(verify: str, text: str) -> Callable[[Any, Path], float]:
+    """What a command does, its modules imported when it runs.
 
-    result = verify_mesh(composed)
-    print(json.dumps(result) if composed.config.output == "json" else as_text(result), flush=True)
-    check(result)
-    return 0.0
+    verify  `module:function` that gives the result; a `check` beside it raises where something is not as it should be
+    text    the module whose `as_text` tells of the result
+    """
 
+    def function(composed: Any, run_dir: Path) -> float:
+        module, name = verify.split(":")
+        proof = import_module(module)
+        result = getattr(proof, name)(composed)
+        if composed.config.output == "json":
+            print(json.dumps(result), flush=True)
+        else:
+            print(import_module(text).as_text(result), flush=True)
+        proof.check(result)
+        return 0.0
 
-def run_resume(composed: Any, run_dir: Path) -> float:
-    """Kills and resumes runs; returns how many of them are not the undisturbed one."""
-    from lmx.run.verify_resume import check, verify_resume
-    from lmx.run.verify_resume_text import as_text
-
-    result = verify_resume(composed)
-    print(json.dumps(result) if composed.config.output == "json" else as_text(result), flush=True)
-    check(result)
-    return 0.0
-
-
-def run_faults(composed: Any, run_dir: Path) -> float:
-    """Stages faults; returns how many are not survived."""
-    from lmx.run.verify_faults import check, verify_faults
-    from lmx.run.verify_faults_text import as_text
-
-    result = verify_faults(composed)
-    print(json.dumps(result) if composed.config.output == "json" else as_text(result), flush=True)
-    check(result)
-    return 0.0
-
-
-def run_soak(composed: Any, run_dir: Path) -> float:
-    """Trains for a long time; returns how many things grew."""
-    from lmx.run.verify_soak import as_text, check, verify_soak
-
-    result = verify_soak(composed)
-    print(json.dumps(result) if composed.config.output == "json" else as_text(result), flush=True)
-    check(result)
-    return 0.0
+    return function
 
 
 COMMANDS = (
@@ -57,7 +37,7 @@ COMMANDS = (
         name="verify faults",
         summary="stage every fault, and prove that the run survives it",
         schema="lmx.run.verify_faults_config:VerifyFaults",
-        function=run_faults,
+        function=run_proof("lmx.run.verify_faults:verify_faults", "lmx.run.verify_faults_text"),
         keys=("steps", "verify.rows", "verify.at", "verify.every", "verify.processes", "output"),
         examples=(
             ("lmx verify faults", "the table of all faults, on 2 processes x 2 devices"),
@@ -68,7 +48,7 @@ COMMANDS = (
         name="verify soak",
         summary="prove that a long run neither grows nor slows down",
         schema="lmx.run.verify_soak:VerifySoak",
-        function=run_soak,
+        function=run_proof("lmx.run.verify_soak:verify_soak", "lmx.run.verify_soak"),
         keys=("soak.duration", "soak.every", "soak.memory", "soak.files", "soak.slower", "output"),
         examples=(
             ("lmx verify soak", "an hour of the default model, evaluating, saving and sampling"),
@@ -82,7 +62,7 @@ COMMANDS = (
         name="verify resume",
         summary="prove that a resumed run equals an uninterrupted one",
         schema="lmx.run.verify_resume_config:VerifyResume",
-        function=run_resume,
+        function=run_proof("lmx.run.verify_resume:verify_resume", "lmx.run.verify_resume_text"),
         keys=(
             "steps",
             "kills",
@@ -102,7 +82,7 @@ COMMANDS = (
         name="verify mesh",
         summary="prove that meshes agree",
         schema="lmx.run.verify_config:VerifyMesh",
-        function=run_mesh,
+        function=run_proof("lmx.run.verify:verify_mesh", "lmx.run.verify_text"),
         keys=(
             "meshes",
             "verify.rows",

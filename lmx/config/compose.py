@@ -23,6 +23,7 @@ from lmx.config.component import Component, Config
 from lmx.config.errors import ConfigError, Problem
 from lmx.config.files import conf_dir
 from lmx.config.fixes import accepted, place
+from lmx.config.foreign import read_yaml
 from lmx.config.groups import Composition, compose_groups
 from lmx.config.hardware import described, devices_of_topology
 from lmx.config.near import nearest
@@ -348,6 +349,7 @@ def tree_hash(tree: Mapping[str, Any], schema: type[Config]) -> str:
 
 def read_tree(path: str | Path) -> dict[str, Any]:
     """The tree of a `config.yaml` that `Composed.yaml` wrote."""
+    read_yaml(Path(path))  # which OmegaConf would spread out, whatever comes of it
     tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no configuration: expected keys and values")

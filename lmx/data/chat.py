@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
+
+from lmx.config.foreign import cut
+
+_FAILURES = (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError)
+_TOO_MUCH = (MemoryError, RecursionError)
 
 
 class Template:
-    """A model's chat template; `sources` by name, `default` for most and `tool_use` where there are tools."""
+    """A model's chat template; `sources` by name, `default` for most and `tool_use` where there are tools.
 
-    def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]):
+    `file` is where it stands, for messages.
+    """
+
+    def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str], file: Any = None):
         self.sources, self._tokens = dict(sources), dict(special_tokens)
+        self._name = "the chat template" if file is None else f"the chat template in {file}"
 
     def render(
         self,
@@ -23,18 +30,21 @@ class Template:
         tools: Any = None,
         **variables: Any,
     ) -> str:
-        """The text; ValueError with the template's own words where it refuses the conversation.
+        """The text; ValueError with the template's own words where it refuses the conversation, fails, or would take
+        more time or memory than a conversation can be worth.
 
         `variables` are the template's own (enable_thinking, date_string, ...); ValueError for one that it has not.
         """
         import jinja2
 
+        from lmx.data.chat_sandbox import Sandbox
+
         name = "tool_use" if tools is not None and "tool_use" in self.sources else "default"
         if name not in self.sources:
-            raise ValueError(f"the chat template has no {name} form; it has {', '.join(self.sources)}")
+            raise ValueError(f"{self._name} has no {name} form; it has {', '.join(self.sources)}")
         try:
-            environment = _environment()
-            _check_variables(
+            environment = Sandbox()
+            self._check_variables(
                 environment, self.sources[name], {**variables, **({"tools": tools} if tools else {})}
             )
             return environment.from_string(self.sources[name]).render(
@@ -46,20 +56,32 @@ class Template:
                 **variables,
             )
         except jinja2.TemplateError as error:
-            raise ValueError(f"the chat template refuses this conversation: {error}") from None
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"the chat template fails on this conversation: {error}") from None
+            words = cut(str(error), 500)
+            raise ValueError(f"{self._name} refuses this conversation: {words}") from None
+        except _WrongVariable as error:
+            raise ValueError(str(error)) from None
+        except _FAILURES as error:
+            words = cut(f"{type(error).__name__}: {error}", 500)
+            raise ValueError(f"{self._name} fails on this conversation: {words}") from None
+        except _TOO_MUCH as error:
+            words = "nests without end" if isinstance(error, RecursionError) else "needs too much memory"
+            raise ValueError(f"{self._name} fails on this conversation: it {words}") from None
+
+    def _check_variables(self, environment: Any, source: str, given: Mapping[str, Any]) -> None:
+        """_WrongVariable for one that changes nothing."""
+        from jinja2 import meta
+
+        known = meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals)
+        for name in given:
+            if name not in known:
+                own = sorted(known - {"messages", "add_generation_prompt"})
+                raise _WrongVariable(
+                    f"{self._name} has no variable {name}; it has {', '.join(own) or 'none'}"
+                )
 
 
-def _check_variables(environment: Any, source: str, given: Mapping[str, Any]) -> None:
-    """ValueError for a variable that changes nothing."""
-    from jinja2 import meta
-
-    known = meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals)
-    for name in given:
-        if name not in known:
-            own = sorted(known - {"messages", "add_generation_prompt"})
-            raise ValueError(f"the chat template has no variable {name}; it has {', '.join(own) or 'none'}")
+class _WrongVariable(ValueError):
+    pass
 
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -86,42 +108,3 @@ def as_message(reply: str) -> dict[str, str]:
         for kind in ("content", "thinking")
     }
     return {"role": "assistant", **{kind: text for kind, text in told.items() if text or kind == "content"}}
-
-
-def _environment() -> Any:
-    """The dialect of jinja2 that chat templates are written in; nothing outside the conversation is in reach."""
-    import jinja2
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}...{% endgeneration %}` marks the assistant's words for training: shown as they are."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body).set_lineno(line)
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: Any = None,
-        separators: Any = None,
-        sort_keys: bool = False,
-    ) -> str:
-        knobs = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
-        return json.dumps(value, ensure_ascii=ensure_ascii, **knobs)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment

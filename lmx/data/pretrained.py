@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmx.config.foreign import parse_json
+from lmx.config.foreign import parse_json, quoted
 from lmx.data.chat import Template
 from lmx.data.published_ranks import recognise
 from lmx.data.tokenizers import (
@@ -17,6 +17,7 @@ from lmx.data.tokenizers import (
     TokenizerImpl,
     fingerprint,
     load_ranks,
+    without_surrogates,
 )
 
 _SPECIALS = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
@@ -35,18 +36,14 @@ class PretrainedTokenizer(HuggingFaceTokenizer):
         self.folder = folder
         told = _json(folder / "tokenizer_config.json")
         named = {**_json(folder / "special_tokens_map.json"), **told}
-        self.special_tokens = {
-            f"{kind}_token": _text(named[f"{kind}_token"])
-            for kind in _SPECIALS
-            if named.get(f"{kind}_token") is not None
-        }
+        self.special_tokens = _specials(named, folder)
         tokens = self.special_tokens
         known = _added(folder / "tokenizer.json")
         eos, bos = (tokens.get(f"{kind}_token") for kind in ("eos", "bos"))
         super().__init__(str(folder / "tokenizer.json"), vocab_size=vocab_size, eos=eos, bos=bos)
         self.added_not_special = {text: i for text, (i, special) in known.items() if not special}
         self.generation = _json(folder / "generation_config.json")
-        self.eos_ids = _ids(self.generation.get("eos_token_id", _model_eos(folder)))
+        self.eos_ids = _ids(self.generation.get("eos_token_id", _model_eos(folder)), folder)
         if not self.eos_ids and self.eos_id is not None:
             self.eos_ids = (self.eos_id,)
         first: int | None = self.eos_ids[0] if self.eos_ids else None
@@ -62,7 +59,9 @@ class PretrainedTokenizer(HuggingFaceTokenizer):
     def encode_prompt(self, text: str) -> np.ndarray:
         """Ids with the special tokens that a text begins and ends with, as the tokenizer's authors set them."""
         if self._ends is None:
-            return np.asarray(self._tokenizer.encode(text, add_special_tokens=True).ids, np.int32)
+            return np.asarray(
+                self._tokenizer.encode(without_surrogates(text), add_special_tokens=True).ids, np.int32
+            )
         begin, end = self._ends
         return np.concatenate([begin, self.encode(text), end]).astype(np.int32)
 
@@ -95,15 +94,11 @@ class PretrainedRanks(TiktokenTokenizer):
 
     def __init__(self, folder: Path, file: Path, *, vocab_size: int):
         told = _json(folder / "tokenizer_config.json")
-        listed = told.get("added_tokens_decoder") or {}
+        listed = _object(told.get("added_tokens_decoder"), f"{folder}: added_tokens_decoder")
         ranks = load_ranks(str(file))
         known = recognise(ranks, file)
-        specials = {_text(token): int(i) for i, token in listed.items()} or known.specials
-        self.special_tokens = {
-            f"{kind}_token": _text(told[f"{kind}_token"])
-            for kind in _SPECIALS
-            if told.get(f"{kind}_token") is not None
-        }
+        specials = {_text(token): _id(i, folder) for i, token in listed.items()} or known.specials
+        self.special_tokens = _specials(told, folder)
         for kind, text in (("bos", known.bos), ("eos", known.eos)):
             if f"{kind}_token" not in told and text in specials:
                 self.special_tokens[f"{kind}_token"] = text
@@ -114,7 +109,7 @@ class PretrainedRanks(TiktokenTokenizer):
         self.folder = folder
         self.generation = _json(folder / "generation_config.json")
         ids = self.generation.get("eos_token_id", _model_eos(folder))
-        self.eos_ids = _ids(ids) or (() if self.eos_id is None else (self.eos_id,))
+        self.eos_ids = _ids(ids, folder) or (() if self.eos_id is None else (self.eos_id,))
         first: int | None = self.eos_ids[0] if self.eos_ids else None
         self.eos_id: int | None = first if self.eos_id is None else self.eos_id
         begins = told.get("add_bos_token", known.bos is not None)
@@ -139,8 +134,8 @@ class IdsOnly:
         self._folder = folder
         self.vocab_size, self.name = vocab_size, f"ids of {folder}"
         self.generation = _json(folder / "generation_config.json")
-        ids = _ids(self.generation.get("eos_token_id"))
-        ids = ids or _ids(_model_eos(folder))
+        ids = _ids(self.generation.get("eos_token_id"), folder)
+        ids = ids or _ids(_model_eos(folder), folder)
         self.eos_ids = tuple(i for i in ids if 0 <= i < vocab_size)
         self.eos_id: int | None = self.eos_ids[0] if self.eos_ids else None
         self.bos_id: int | None = None
@@ -154,7 +149,10 @@ class IdsOnly:
 
     def encode(self, text: str) -> np.ndarray:
         """ValueError: there is nothing to encode with."""
-        raise ValueError(f"{self._folder}: has no tokenizer.json, so text has no ids here; give ids instead")
+        raise ValueError(
+            f"{self._folder}: has no tokenizer.json, so text has no ids here; give ids instead, or copy the "
+            "tokenizer.json of the model into it"
+        )
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `encode`."""
@@ -213,37 +211,95 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _object(value: Any, what: str) -> dict[str, Any]:
+    """`value`, {} for null; ValueError where it is something else."""
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{what} is {quoted(value)}, where an object belongs")
+    return value or {}
+
+
 def _model_eos(folder: Path) -> Any:
     """`eos_token_id` of a model's config.json, or of the copy that a run keeps; null inside a text_config's too."""
     told = _json(folder / "config.json") or _json(folder / "model_config.json")
     ids = told.get("eos_token_id")
-    return (told.get("text_config") or {}).get("eos_token_id") if ids is None else ids
+    inner = _object(told.get("text_config"), f"{folder}: text_config of config.json")
+    return inner.get("eos_token_id") if ids is None else ids
 
 
 def _text(token: Any) -> str:
     """A special token, spelled as text or as an object."""
-    return token["content"] if isinstance(token, dict) else str(token)
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise ValueError(f"a special token is {quoted(token)}, where a text belongs")
+    return text
 
 
-def _ids(value: Any) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(int(i) for i in value) if isinstance(value, list) else (int(value),)
+def _specials(named: dict[str, Any], file: Path) -> dict[str, str]:
+    """`bos_token` -> text, ..., of those that a file has."""
+    try:
+        return {
+            f"{kind}_token": _text(named[f"{kind}_token"])
+            for kind in _SPECIALS
+            if named.get(f"{kind}_token") is not None
+        }
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _ids(value: Any, folder: Path) -> tuple[int, ...]:
+    """`eos_token_id` as a list; ValueError where it is none."""
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 1 << 31 for i in listed):
+        raise ValueError(f"{folder}: eos_token_id is {quoted(value)}, where ids belong")
+    return tuple(listed)
+
+
+def _id(spelled: str, folder: Path) -> int:
+    if not (spelled.isdecimal() and len(spelled) < 10):
+        raise ValueError(f"{folder}: added_tokens_decoder names {quoted(spelled)}, where an id belongs")
+    return int(spelled)
 
 
 def _added(path: Path) -> dict[str, tuple[int, bool]]:
+    """Text -> (id, special) of the `added_tokens`; ValueError where they are none."""
     listed = _json(path).get("added_tokens") or []
-    return {token["content"]: (token["id"], bool(token.get("special"))) for token in listed}
+    try:
+        return {token["content"]: (token["id"], bool(token.get("special"))) for token in listed}
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(
+            f"{path}: added_tokens is {quoted(listed)}, where a list of tokens belongs"
+        ) from None
 
 
 def _template(folder: Path, told: dict[str, Any], tokens: dict[str, str]) -> Template | None:
     """`chat_template.jinja`, else `chat_template` of tokenizer_config.json: one text, or several by name."""
     file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else told.get("chat_template")
+    if file.is_file():
+        return Template({"default": _read_text(file)}, tokens, file)
+    file = folder / "tokenizer_config.json"
+    source: Any = told.get("chat_template")
     if source is None:
-        source = _json(folder / "chat_template.json").get("chat_template")
+        file = folder / "chat_template.json"
+        source = _json(file).get("chat_template")
     if isinstance(source, list):
-        source = {entry["name"]: entry["template"] for entry in source}
+        parts = [_object(entry, f"{file}: an entry of chat_template") for entry in source]
+        source = {part.get("name"): part.get("template") for part in parts}
     if isinstance(source, str):
         source = {"default": source}
-    return Template(source, tokens) if source else None
+    if not source:
+        return None
+    texts = isinstance(source, dict) and all(
+        isinstance(text, str) for item in source.items() for text in item
+    )
+    if not texts:
+        raise ValueError(
+            f"{file}: chat_template is {quoted(source)}, where a text belongs, or texts with their names"
+        )
+    return Template(source, tokens, file)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: is no text (UTF-8)") from None

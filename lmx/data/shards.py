@@ -15,11 +15,12 @@ import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lmx.config.foreign import is_inside, parse_json
+from lmx.config.foreign import cut, is_inside, parse_json
 
 if TYPE_CHECKING:
     from lmx.data.tokenizers import TokenizerImpl
@@ -264,8 +265,10 @@ def _documents(path: Path) -> np.ndarray:
     """A shard's table of documents; ValueError where it is none. No more is read than the file holds."""
     try:
         table = np.array(np.load(path, mmap_mode="r"))
-    except (ValueError, EOFError, OverflowError) as error:
-        raise ValueError(f"data.path: {path} is damaged ({error}); prepare the data again") from None
+    except (ValueError, EOFError, OverflowError, SyntaxError, TokenError, RecursionError) as error:
+        raise ValueError(
+            f"data.path: {path} is damaged ({cut(str(error), 200)}); prepare the data again"
+        ) from None
     if table.dtype != DOCUMENT or table.ndim != 1:
         raise ValueError(f"data.path: {path} is damaged: no table of documents; prepare the data again")
     return table

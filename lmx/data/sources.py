@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lmx.config.foreign import parse_json
+from lmx.config.foreign import cut, parse_json, quoted_keys
 from lmx.data.files import find_files
 from lmx.data.stretches import (
     LONG,
@@ -237,11 +237,15 @@ class JsonLinesFiles(DelimitedFiles):
 
 def _field(record: Any, name: str, key: str, place: str) -> str:
     if not isinstance(record, dict) or name not in record:
-        has = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
+        has = quoted_keys(record) if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{key}={name} is not in {place}, which has: {has}; set {key} to one of them")
     if not isinstance(record[name], str):
         raise ValueError(f"{key}={name} is not text in {place} but {type(record[name]).__name__}")
     return record[name]
+
+
+_LARGEST_GROUP = 1 << 28
+"""Rows of a row group."""
 
 
 class ParquetFiles:
@@ -259,9 +263,9 @@ class ParquetFiles:
         try:
             file = _pyarrow().ParquetFile(path)
         except Exception as error:  # pyarrow has its own family of errors
-            raise ValueError(f"data.path: {path} is not a Parquet file: {error}") from None
+            raise ValueError(f"data.path: {path} is not a Parquet file: {cut(str(error), 300)}") from None
         if self.field not in file.schema_arrow.names:
-            names = ", ".join(file.schema_arrow.names)
+            names = quoted_keys(file.schema_arrow.names)
             raise ValueError(f"data.field={self.field} is not a column of {path}; it has {names}")
         return file
 
@@ -280,14 +284,27 @@ class ParquetFiles:
         for path, start, stop in part:
             file = self._open(path)
             for group in range(start, stop):
-                column = file.read_row_group(group, columns=[self.field]).column(0)
-                for row, text in enumerate(column.to_pylist()):
+                for row, text in enumerate(self._read(file, path, group)):
                     place = f"{path}, row group {group}, row {row}"
                     if not isinstance(text, str):
                         raise ValueError(
                             f"data.field={self.field} is {type(text).__name__}, not text, in {place}"
                         )
                     yield Document(text.encode("utf-8", "surrogatepass"), b"", place)
+
+    def _read(self, file: Any, path: str, group: int) -> list[Any]:
+        """The column's values in a row group; ValueError where they are damaged, or claim more than there can be."""
+        claimed = file.metadata.row_group(group).num_rows
+        if claimed > _LARGEST_GROUP:
+            raise ValueError(
+                f"data.path: {path}: row group {group} claims {claimed:,} rows; write smaller ones"
+            )
+        try:
+            return file.read_row_group(group, columns=[self.field]).column(0).to_pylist()
+        except Exception as error:  # pyarrow has its own family of errors
+            raise ValueError(
+                f"data.path: {path}: row group {group} is damaged: {cut(str(error), 300)}"
+            ) from None
 
 
 def _pyarrow() -> Any:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lmx.config.foreign import quoted
+
 
 class TokenizerImpl(Protocol):
     """What the rest of the library asks of a tokenizer.
@@ -189,9 +191,16 @@ class TiktokenTokenizer:
     def encode(self, text: str) -> np.ndarray:
         """Ids, int32; special tokens written out in `text` are ordinary text."""
         try:
-            return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
-        except UnicodeEncodeError:  # lone surrogates, which only the slower way replaces
-            return np.asarray(self._encoding.encode_ordinary(text), np.int32)
+            return self._encoding.encode_to_numpy(without_surrogates(text), disallowed_special=()).astype(
+                np.int32
+            )
+        except BaseException as error:  # tiktoken is compiled code, whose own failures are no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(
+                f"tokenizer.pattern={quoted(self.pattern)} cannot cut this text: it matches nothing, an empty text, "
+                "or takes too long"
+            ) from None
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text."""
@@ -246,11 +255,13 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Ids, int32, without the special tokens that a template would add."""
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+        return np.asarray(
+            self._tokenizer.encode(without_surrogates(text), add_special_tokens=False).ids, np.int32
+        )
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text."""
-        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        found = self._tokenizer.encode_batch_fast([*map(without_surrogates, texts)], add_special_tokens=False)
         return [np.asarray(one.ids, np.int32) for one in found]
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
@@ -260,6 +271,15 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text, special tokens by their names."""
         return self._tokenizer.decode(_inside(ids, self.vocab_size), skip_special_tokens=False)
+
+
+def without_surrogates(text: str) -> str:
+    """A text without lone surrogates, which are no characters: U+FFFD in their place."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _inside(ids: Sequence[int] | np.ndarray, vocab_size: int) -> list[int]:

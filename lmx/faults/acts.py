@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from lmx.faults.config import RECORD, Site
 from lmx.faults.read_only import locked
+from lmx.io.lines import read_lines
 from lmx.train.observe import Moment, Observer, Phase
 from lmx.types import Batch
 
@@ -25,8 +26,7 @@ SUFFIX = ".before-fault"
 
 def staged(run: Path) -> list[dict[str, Any]]:
     """The faults that were staged in a run's directory."""
-    path = run / RECORD
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_lines(run / RECORD).sound()
 
 
 class Staged(Observer):

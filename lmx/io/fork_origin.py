@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmx.config.errors import RequestError
 from lmx.io.files import read_json, to_json, write_atomic
+from lmx.io.lines import is_count, is_text, misfit
 
 FORK = "fork.json"
 
@@ -26,9 +28,21 @@ def write_fork(path: Path, fork: Fork) -> None:
 
 
 def read_fork(run: Path) -> Fork | None:
-    """Of a run directory; None where it is no fork."""
-    found = read_json(run / FORK)
-    if not isinstance(found, dict):
+    """Of a run directory; None where it is no fork. RequestError where the file is damaged."""
+    path = run / FORK
+    if not path.exists():
         return None
+    found = read_json(path)
+    wrong = misfit(found, _SHAPE) if isinstance(found, dict) else "no object of JSON"
+    if wrong:
+        raise RequestError(f"{path}: {wrong}; the file is damaged: bring it back from a copy, or remove it")
     changes = {key: (value["old"], value["new"]) for key, value in found["changes"].items()}
     return Fork(found["run"], found["step"], found["config_hash"], changes)
+
+
+def _are_changes(value: Any) -> bool:
+    pairs = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(pair, dict) and {"old", "new"} <= set(pair) for pair in pairs)
+
+
+_SHAPE = {"run": is_text, "step": is_count, "config_hash": is_text, "changes": _are_changes}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lmx.config.errors import RequestError
-from lmx.config.foreign import parse_json
+from lmx.io.lines import Fits, read_lines
 
 _LOCK, _LOG = "driver.lock", "events.jsonl"
 _LOOKS_END = 10.0
@@ -82,18 +82,6 @@ def append(folder: Path, *records: Mapping[str, Any]) -> None:
         os.close(handle)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """Every whole line of the log."""
-    try:
-        text = (folder / _LOG).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in text.splitlines():
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            found.append(record)
-    return found
+def read(folder: Path, fits: Fits | None = None) -> list[dict[str, Any]]:
+    """Every whole line of the log; RequestError that names a damaged one: what it said may be what was to be done."""
+    return read_lines(folder / _LOG, fits).sound()

@@ -15,13 +15,16 @@ attempt so far: start, training, input, evaluate, sample, save.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmx.config.foreign import parse_json
+from lmx.io.lines import Lines, is_count, is_text, is_time, maybe, misfit, read_lines
 
 MODULUS = 1 << 64
+WORTH_TELLING = 60.0
+"""Seconds of a run from which its goodput says something: a shorter one is set-up and noise."""
 KINDS = ("start", "training", "input", "evaluate", "sample", "save")
 
 
@@ -109,21 +112,39 @@ class Seen(NamedTuple):
     gaps: tuple[tuple[int, int], ...]
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a ledger, [] where there is none; what a killed process left unfinished is passed over."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    found = []
-    for line in text.splitlines():
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and "event" in record:
-            found.append(record)
-    return found
+def read_ledger(path: Path) -> Lines:
+    """The lines of a ledger, none where there is none. Damaged ones are left out and named."""
+    return read_lines(path, _wrong)
+
+
+def _wrong(line: Mapping[str, Any]) -> str | None:
+    """What keeps a line from being read, in words."""
+    return misfit(line, _ANY) or misfit(line, _SHAPES.get(line["event"], {}))
+
+
+def _is_sum(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
+
+
+def _are_seconds(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_time, value.values()))
+
+
+def _is_mesh(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_count, value.values()))
+
+
+_ANY = {"event": is_text, "time": is_time}
+_SHAPES = {
+    "start": {
+        **dict.fromkeys(("attempt", "step", "batch", "hosts", "seed"), is_count),
+        **dict.fromkeys(("config", "devices"), is_text),
+        "mesh": _is_mesh,
+    },
+    "steps": {"first": is_count, "last": is_count, "data": _is_sum, "seconds": _are_seconds},
+    "saved": {"step": is_count},
+    "end": {"step": is_count, "status": maybe(is_text), "seconds": _are_seconds},
+}
 
 
 def attempts_of(lines: Sequence[Mapping[str, Any]]) -> list[Attempt]:
@@ -170,7 +191,7 @@ def goodput_of(attempts: Sequence[Attempt]) -> Goodput | None:
 def seen_by(folder: Path) -> Seen | None:
     """What the model in a run directory has been trained on; None where no step is told of."""
     files = [folder / file_name(0), *sorted(folder.glob("ledger.*.jsonl"))]
-    lives = [attempts_of(read_lines(file)) for file in files]
+    lives = [attempts_of(read_ledger(file).objects) for file in files]
     if not lives or not lives[0]:
         return None
     until = _until(lives[0])

@@ -7,10 +7,13 @@ checkpoint. Here a checkpoint is a folder whose manifest is sound and whose file
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path, PurePosixPath
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmx.config.foreign import is_inside, quoted
 from lmx.io.files import map_files, read_json, sha256, to_json, to_plain, write_atomic
+from lmx.io.lines import is_count, misfit
 
 NAME = "lmx.json"
 FORMAT = 1
@@ -27,9 +30,14 @@ class Leaf(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Leaf:
-        """The leaf that `str` wrote: `float32[2,3]`."""
+        """The leaf that `str` wrote: `float32[2,3]`; ValueError for another text."""
+        if _LEAF.fullmatch(text) is None:
+            raise ValueError(f"{text!r} is no shape with a dtype")
         dtype, _, shape = text.removesuffix("]").partition("[")
         return cls(tuple(int(n) for n in shape.split(",") if n), dtype)
+
+
+_LEAF = re.compile(r"[a-z0-9_]{1,40}\[([0-9]{1,15}(,[0-9]{1,15}){0,31})?\]")
 
 
 class Manifest(NamedTuple):
@@ -93,14 +101,16 @@ def parse_manifest(content: Any) -> Manifest | str:
     if not isinstance(content, dict) or "digest" not in content:
         return f"{NAME} is damaged: not the JSON that was written"
     digest = content.pop("digest")
-    if digest != _digest(content):
+    try:
+        same = digest == _digest(content)
+    except (RecursionError, ValueError):
+        same = False
+    if not same:
         return f"{NAME} is damaged: its contents changed (sha256)"
-    if content["format"] != FORMAT:
-        return f"{NAME} has format {content['format']}; this version reads format {FORMAT}"
-    if any(
-        ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute() for name in content["files"]
-    ):
-        return f"{NAME} names files that are not in its folder"
+    if content.get("format") != FORMAT:
+        return f"{NAME} has format {quoted(content.get('format'))}; this version reads format {FORMAT}"
+    if wrong := misfit(content, _SHAPE):
+        return f"{NAME} is not what lmx writes: {wrong}"
     return Manifest(
         step=content["step"],
         meta=content["meta"],
@@ -109,6 +119,28 @@ def parse_manifest(content: Any) -> Manifest | str:
         files={name: (size, digest) for name, (size, digest) in content["files"].items()},
         best=(content["best"][0], content["best"][1]),
     )
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, str) and _LEAF.fullmatch(value) is not None
+
+
+def _is_file(name: str, entry: Any) -> bool:
+    """Whether an entry names a file in the checkpoint, and its size and sha256."""
+    known = isinstance(entry, list) and len(entry) == 2 and is_count(entry[0])
+    return is_inside(name) and known and isinstance(entry[1], str)
+
+
+_SHAPE = {
+    "step": is_count,
+    "meta": lambda value: isinstance(value, dict),
+    "metrics": lambda value: isinstance(value, dict),
+    "leaves": lambda value: isinstance(value, dict) and all(map(_is_leaf, value.values())),
+    "files": lambda value: isinstance(value, dict) and all(_is_file(*item) for item in value.items()),
+    "best": lambda value: (
+        isinstance(value, list) and len(value) == 2 and all(isinstance(n, str) for n in value)
+    ),
+}
 
 
 def damages(folder: Path, manifest: Manifest, *, contents: bool) -> list[str]:

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lmx.config.foreign import parse_json
+from lmx.config.foreign import read_yaml
 from lmx.io.files import read_json
+from lmx.io.lines import Lines, is_count, misfit, parse_lines, read_lines
 
 _TAIL = 1 << 18
 
 
-def parse_rows(text: str) -> list[dict[str, Any]]:
-    """Rows of metrics; lines that are not whole (the last one of a killed run) are left out."""
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "step" in row:
-            rows.append(row)
-    return rows
+def _wrong(row: Mapping[str, Any]) -> str | None:
+    return misfit(row, {"step": is_count})
+
+
+def read_rows(run: Path) -> Lines:
+    """All rows of RUN/metrics.jsonl, none where there is none; damaged ones are left out and named."""
+    return read_lines(run / "metrics.jsonl", _wrong)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All rows of RUN/metrics.jsonl, [] where there is none."""
-    try:
-        return parse_rows((run / "metrics.jsonl").read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return []
+    """All rows of RUN/metrics.jsonl that can be read, [] where there is none."""
+    return read_rows(run).objects
 
 
 def last_values(run: Path) -> dict[str, Any]:
@@ -40,11 +33,11 @@ def last_values(run: Path) -> dict[str, Any]:
         with open(run / "metrics.jsonl", "rb") as stream:
             size = stream.seek(0, 2)
             stream.seek(max(size - _TAIL, 0))
-            text = stream.read().decode("utf-8", errors="replace")
+            raw = stream.read()
     except OSError:
         return {}
     values: dict[str, Any] = {}
-    for row in parse_rows(text):
+    for row in parse_lines(raw, "metrics.jsonl", _wrong).objects:
         values |= row
     return values
 
@@ -58,7 +51,8 @@ def read_summary(run: Path) -> dict[str, Any]:
 def read_provenance(run: Path) -> list[dict[str, Any]]:
     """The starts that RUN/provenance.json lists, oldest first."""
     found = read_json(run / "provenance.json")
-    return found.get("starts", []) if isinstance(found, dict) else []
+    starts = found.get("starts") if isinstance(found, dict) else None
+    return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -69,8 +63,8 @@ def read_config(run: Path) -> dict[str, Any]:
 def read_tree_file(path: Path) -> dict[str, Any]:
     """A resolved configuration as a tree, {} where there is none that can be read."""
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = read_yaml(path)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -78,11 +72,8 @@ def read_tree_file(path: Path) -> dict[str, Any]:
 def read_overrides(run: Path) -> dict[str, str]:
     """RUN/overrides.yaml as key -> value, in the words of the command line; {} where there is none."""
     try:
-        found = yaml.load((run / "overrides.yaml").read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = read_yaml(run / "overrides.yaml")
+    except (OSError, ValueError):
         return {}
     lines = [str(line).partition("=") for line in found] if isinstance(found, list) else []
     return {key.lstrip("+"): value for key, equals, value in lines if equals and key != "resume"}
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

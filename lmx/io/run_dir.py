@@ -14,7 +14,6 @@ lock              held while a process works here
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import platform
@@ -26,6 +25,7 @@ from typing import IO, Any
 import yaml
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import parse_json
 from lmx.io.files import read_json, to_json, write_atomic
 from lmx.io.provenance import Start, describe_start
 
@@ -172,7 +172,7 @@ def split_rows(text: str, step: int) -> tuple[list[str], list[str]]:
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines):
         try:
-            after = json.loads(line)["step"] > step
+            after = parse_json(line)["step"] > step
         except (ValueError, KeyError, TypeError):
             after = True
         if after or not line.endswith("\n"):

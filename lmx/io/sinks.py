@@ -119,7 +119,7 @@ class LineFile:
         self.path = path
         self._warn = warn
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        self._waiting = b""
+        self._waiting = b"" if _ends_whole(path) else b"\n"
         self._failing = False
         self._lock = threading.Lock()
 
@@ -152,6 +152,14 @@ class LineFile:
                 lost = self._waiting.count(b"\n")
                 print(f"WARNING: {self.path}: {lost} lines are lost, the disk refused them", file=sys.stderr)
             os.close(self._handle)
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether no killed process left a line unfinished at the end of a file."""
+    with open(path, "rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(size - 1, 0))
+        return size == 0 or stream.read(1) == b"\n"
 
 
 def _wake_loggers() -> None:

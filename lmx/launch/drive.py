@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmx.config.errors import LmxError, RequestError, Resumable
-from lmx.io import journal
 from lmx.io.run_dir import IN_USE
 from lmx.launch.plan import Launch, Policy
 from lmx.launch.record import (
     Ended,
     driving,
+    events,
     last_word,
     note,
     results,
@@ -147,9 +147,9 @@ def _started(launch: Launch, say: Say) -> Begun | Ended | None:
         with _until_asked(launch):
             launch.target.prepare(plan)
         note(folder, "prepared")
-    events = journal.read(folder)
-    number, checkpoint = sum(e["event"] == "ended" for e in events), _last(folder, "ended")
-    if (events[-1]["event"], events[-1].get("attempt")) != ("starting", number):
+    noted = events(folder)
+    number, checkpoint = sum(e["event"] == "ended" for e in noted), _last(folder, "ended")
+    if (noted[-1]["event"], noted[-1].get("attempt")) != ("starting", number):
         say(f"attempt {number}" + (f", going on from step {checkpoint}" if checkpoint is not None else ""))
         note(folder, "starting", attempt=number, checkpoint=checkpoint)
     try:
@@ -210,7 +210,7 @@ def _stopped(checkpoint: int | None, words: str = "") -> Ended:
 
 def _last(folder: Path, event: str) -> int | None:
     """The checkpoint of the last event of this kind."""
-    return next((e["checkpoint"] for e in reversed(journal.read(folder)) if e["event"] == event), None)
+    return next((e["checkpoint"] for e in reversed(events(folder)) if e["event"] == event), None)
 
 
 def _newer(now: int | None, before: int | None) -> bool:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lmx.config.errors import RequestError
-from lmx.io import journal
 from lmx.io.journal import driver
 from lmx.launch.agent import last_row
 from lmx.launch.drive import Say, Screen, drive
 from lmx.launch.plan import Launch, load
-from lmx.launch.record import Driven, Ended, driving, last_word, unended
+from lmx.launch.record import Driven, Ended, driving, events, last_word, unended
 from lmx.launch.target import DEFAULT_GRACE, Attempt, Seen, log_file, read
 
 
@@ -25,7 +24,7 @@ def current(launch: Launch) -> Attempt | None:
 def status(folder: Path) -> dict[str, Any]:
     """What is known of a run, as JSON."""
     launch = load(folder)
-    happened = journal.read(folder)
+    happened = events(folder)
     attempt = current(launch)
     seen = launch.target.poll(launch.plan, attempt, logs=False) if attempt is not None else None
     begun = read(launch.plan)
@@ -116,13 +115,13 @@ def attach(launch: Launch, *, say: Say, show: Say) -> Ended:
                 return drive(launch, say=say, show=screen)
             except Driven:
                 continue  # another was quicker
-        events = journal.read(folder)
+        noted = events(folder)
         if told is None:
             say(f"driven by {who}; this only follows, and may be ended at any time")
-            told = len(events)
-        for event in events[told:]:
+            told = len(noted)
+        for event in noted[told:]:
             _tell(event, say)
-        told = len(events)
+        told = len(noted)
         begun = read(launch.plan)
         if begun:
             screen.update(log_file(launch.plan, begun[-1].number, 0))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
 from lmx.io import journal
+from lmx.io.lines import is_count, is_number, is_switch, is_text, maybe, misfit
 from lmx.launch.plan import Launch
 from lmx.launch.retry import DONE, Result
 from lmx.launch.target import Attempt, read
@@ -46,11 +47,30 @@ def note(folder: Path, event: str, **facts: Any) -> None:
     journal.append(folder, {"time": time.time(), "event": event, **facts})
 
 
+def events(folder: Path) -> list[dict[str, Any]]:
+    """What the drivers of a run noted, in order; RequestError that names a damaged line."""
+    return journal.read(folder, _wrong)
+
+
+def _wrong(event: Mapping[str, Any]) -> str | None:
+    return misfit(event, {"event": is_text}) or misfit(event, _SHAPES.get(event["event"], {}))
+
+
+_SHAPES = {
+    "starting": {"attempt": is_count, "checkpoint": maybe(is_count)},
+    "ended": {
+        **{"attempt": is_count, "exit_code": is_number, "progressed": is_switch},
+        **{"checkpoint": maybe(is_count), "message": is_text},
+    },
+    "finished": {"exit_code": is_number, "message": is_text},
+}
+
+
 def since_opened(folder: Path) -> list[dict[str, Any]]:
     """The events since the run was begun, or reopened: what counts for its budgets and its end."""
-    events = journal.read(folder)
-    opened = [i for i, event in enumerate(events) if event["event"] == "reopened"]
-    return events[opened[-1] + 1 :] if opened else events
+    noted = events(folder)
+    opened = [i for i, event in enumerate(noted) if event["event"] == "reopened"]
+    return noted[opened[-1] + 1 :] if opened else noted
 
 
 def results(folder: Path) -> list[Result]:
@@ -82,5 +102,5 @@ def reopen(folder: Path) -> None:
 
 def unended(launch: Launch) -> list[Attempt]:
     """The attempts that were started and have not been seen to end: one at most, the last."""
-    ended = {e["attempt"] for e in journal.read(launch.plan.folder) if e["event"] == "ended"}
+    ended = {e["attempt"] for e in events(launch.plan.folder) if e["event"] == "ended"}
     return [attempt for attempt in read(launch.plan) if attempt.number not in ended]

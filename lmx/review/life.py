@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from lmx.config.errors import UNSET, RequestError
 from lmx.config.schema import flatten
 from lmx.io.fork_origin import Fork, read_fork
-from lmx.io.ledger import Attempt, Goodput, Seen, attempts_of, file_name, goodput_of, read_lines, seen_by
+from lmx.io.ledger import Attempt, Goodput, Seen, attempts_of, file_name, goodput_of, read_ledger, seen_by
 from lmx.io.progress import duration
-from lmx.io.records import read_provenance, read_summary, read_tree_file
+from lmx.io.records import read_provenance, read_rows, read_summary, read_tree_file
 from lmx.io.run_dir import holder
 
 
@@ -32,7 +32,7 @@ class Stage(NamedTuple):
 
 class Life(NamedTuple):
     """`changes`: key -> (old, new), each time that a resumed run had another configuration; `fork`: where it began;
-    `kept`: steps whose checkpoints are there.
+    `kept`: steps whose checkpoints are there; `damaged`: lines of its records that cannot be read, `FILE:LINE: why`.
     """
 
     path: Path
@@ -43,11 +43,15 @@ class Life(NamedTuple):
     changes: tuple[Mapping[str, tuple[Any, Any]], ...]
     fork: Fork | None
     kept: tuple[int, ...]
+    damaged: tuple[str, ...]
 
 
 def of(path: Path) -> Life:
     """The life of the run in a directory; RequestError where it keeps no ledger."""
-    attempts = attempts_of(read_lines(path / file_name(0)))
+    lines = read_ledger(path / file_name(0))
+    attempts = attempts_of(lines.objects)
+    if not attempts and lines.bad:
+        raise RequestError(lines.bad[0])
     if not attempts:
         raise RequestError(f"{path}: this run has no {file_name(0)}: it was made before ledgers were kept")
     starts = read_provenance(path)[-len(attempts) :]
@@ -69,17 +73,22 @@ def of(path: Path) -> Life:
         tuple(_changes(path)),
         read_fork(path),
         tuple(sorted(int(p.name) for p in path.glob("checkpoints/*") if p.name.isdecimal())),
+        lines.bad + read_rows(path).bad,
     )
 
 
 def _code(start: Mapping[str, Any]) -> str:
-    state = (start.get("code") or {}).get("lmx") or {}
+    code = start.get("code")
+    state = code.get("lmx") if isinstance(code, dict) else None
+    state = state if isinstance(state, dict) else {}
     commit = state.get("commit")
-    return f"{commit[:10]}{'+' if state.get('dirty') else ''}" if commit else ""
+    return f"{commit[:10]}{'+' if state.get('dirty') else ''}" if isinstance(commit, str) else ""
 
 
 def _changes(path: Path) -> list[dict[str, tuple[Any, Any]]]:
-    before = sorted(path.glob("config.before-resume-*.yaml"), key=lambda p: int(p.stem.rpartition("-")[2]))
+    number = lambda file: file.stem.rpartition("-")[2]
+    earlier = [file for file in path.glob("config.before-resume-*.yaml") if number(file).isdecimal()]
+    before = sorted(earlier, key=lambda file: int(number(file)))
     trees = [flatten(read_tree_file(file)) for file in [*before, path / "config.yaml"]]
     found = []
     for old, new in itertools.pairwise(trees):
@@ -113,6 +122,7 @@ def as_json(life: Life) -> dict[str, Any]:
         "goodput": None if life.goodput is None else life.goodput.as_json(),
         "checkpoints": list(life.kept),
         "fork": None if life.fork is None else life.fork._asdict(),
+        "damaged": list(life.damaged),
         "changes": [
             {key: {"old": _plain(old), "new": _plain(new)} for key, (old, new) in change.items()}
             for change in life.changes
@@ -155,6 +165,7 @@ def text(life: Life) -> str:
         )
         lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
         lines += _saves(stage.attempt)
+    lines += [f"damaged: {line}" for line in life.damaged]
     lines.append(f"checkpoints that are there: {', '.join(map(str, life.kept)) or 'none'}")
     for change in life.changes:
         lines.append("a resumed run changed")

@@ -35,13 +35,12 @@ def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def short_overrides(varied: Sequence[dict[str, str]], width: int = 44) -> list[str]:
-    """`learning_rate=1e-3 seed=0` for each run: keys by their last part where that is clear, cut at `width`."""
+def short_overrides(varied: Sequence[dict[str, str]]) -> list[str]:
+    """`learning_rate=1e-3 seed=0` for each run: keys by their last part where that is clear."""
     keys = dict.fromkeys(key for changes in varied for key in changes)
     ends = [key.rpartition(".")[2] for key in keys]
     name = lambda key: end if ends.count(end := key.rpartition(".")[2]) == 1 else key
-    texts = [" ".join(f"{name(key)}={value}" for key, value in changes.items()) for changes in varied]
-    return [text if len(text) <= width else text[: width - 3] + "..." for text in texts]
+    return [" ".join(f"{name(key)}={value}" for key, value in changes.items()) for changes in varied]
 
 
 def print_list(runs: Sequence[Run]) -> None:

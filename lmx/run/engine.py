@@ -68,6 +68,9 @@ def _model(config: TrainConfig, mesh: Mesh, dtype: str) -> Model:
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
     """Ids of a prompt, with the special tokens that a text begins with where the tokenizer adds them."""
     if tokenizer is None:
-        raise ValueError("prompt: the directory has no tokenizer; give ids, prompt_tokens=[...]")
+        raise ValueError(
+            "prompt: the directory that from= names has no tokenizer, so text has no ids; give ids, "
+            "prompt_tokens=[1,2,3], or copy the tokenizer.json of the model into it"
+        )
     encode = getattr(tokenizer, "encode_prompt", tokenizer.encode)
     return [int(i) for i in encode(text)]

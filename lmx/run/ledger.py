@@ -12,7 +12,7 @@ import jax
 from typing_extensions import override
 
 from lmx.io.files import to_json
-from lmx.io.ledger import KINDS, MODULUS, Goodput, attempts_of, file_name, goodput_of, read_lines
+from lmx.io.ledger import KINDS, MODULUS, Goodput, attempts_of, file_name, goodput_of, read_ledger
 from lmx.io.sinks import LineFile
 from lmx.run.witness import row_hashes
 from lmx.train.observe import Moment, Observer, Phase
@@ -97,7 +97,7 @@ class Ledger(Observer):
             "status": None,
             "seconds": self.seconds(),
         }
-        return goodput_of(attempts_of([*read_lines(self._path), now]))
+        return goodput_of(attempts_of([*read_ledger(self._path).objects, now]))
 
     # ---- what is seen
 

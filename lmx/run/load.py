@@ -83,6 +83,15 @@ class Loaded:
         )
         self._engine: Engine | None = None
 
+    def __repr__(self) -> str:
+        """`<lmx model of run gpt2, step 4000: 124,439,808 parameters, vocabulary of 50257 (gpt2)>`."""
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params)) if self.params is not None else 0
+        words = self.vocabulary.name if self.tokenizer is not None else "without tokenizer"
+        return (
+            f"<lmx model of run {self.config.name}, step {self.step}: {count:,} parameters, "
+            f"vocabulary of {self.config.model.vocab_size} ({words})>"
+        )
+
     def _ids(self, tokens_BT: Any) -> jax.Array:
         tokens_BT = np.asarray(tokens_BT, np.int32)
         if tokens_BT.ndim != 2:

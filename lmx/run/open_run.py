@@ -16,7 +16,7 @@ import jax
 from lmx.config.errors import RequestError
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
-from lmx.io.ledger import attempts_of, file_name, read_lines
+from lmx.io.ledger import WORTH_TELLING, attempts_of, file_name, read_ledger
 from lmx.io.provenance import changed_versions
 from lmx.io.records import read_provenance
 from lmx.io.remote import Remote, place_of
@@ -124,7 +124,7 @@ class OpenRun:
 
     def _ledger(self, config_hash: str) -> Ledger:
         trainer, mesh = self.config.trainer, self.parts.mesh
-        before = attempts_of(read_lines(self.dir.path / file_name(0)))
+        before = attempts_of(read_ledger(self.dir.path / file_name(0)).objects)
         facts = {
             "attempt": int(of_first(str(len(before)))),
             "batch": trainer.batch_sequences(),
@@ -150,8 +150,8 @@ class OpenRun:
         if self.start > self.total or (self.start == self.total and done):
             self.dir.close()
             raise RequestError(
-                f"resume={self.dir.path}: the run is at step {self.start} already, of {self.total}; "
-                f"to go further set trainer.steps={2 * self.start}"
+                f"resume={self.dir.path}: the run has done {self.start} steps already, and {self.total} are asked "
+                f"for; to go further set trainer.steps={2 * self.start}"
             )
 
     def _warn(self, text: str) -> None:
@@ -180,7 +180,7 @@ class OpenRun:
     def sum_up(self, status: str, step: int, **results: Any) -> dict[str, Any]:
         """The contents of summary.json; goodput is said."""
         account = self.ledger.goodput()
-        if account is not None and status != "failed":
+        if account is not None and status != "failed" and account.wall >= WORTH_TELLING:
             self.log.say(account.words())
         return summary(
             self.config,

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmx.io.lines import read_lines
 from lmx.io.manifest import Manifest, read_manifest
+from lmx.io.records import read_rows
 
 TIMES = ("step_time", "tokens_per_second", "mfu")
 """Metrics that say how long something took: they differ between any two runs."""
@@ -89,12 +91,7 @@ class Reading(NamedTuple):
 
 def witnessed(run: Path) -> list[dict[str, Any]]:
     """The lines of every witness in a run's directory; a line that a kill cut short is left out."""
-    found = []
-    for path in sorted(run.glob("witness-*/*.jsonl")):
-        for line in path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):
-                found.append(json.loads(line))
-    return found
+    return [line for path in sorted(run.glob("witness-*/*.jsonl")) for line in read_lines(path).sound()]
 
 
 def read_data(run: Path) -> Reading:
@@ -147,8 +144,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _metrics(run: Path) -> dict[tuple[int, str], Any]:
     found: dict[tuple[int, str], Any] = {}
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in read_rows(run).sound():
         step = row.pop("step")
         for name, value in _flat(row):
             if name not in TIMES:

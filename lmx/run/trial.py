@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from lmx.faults.config import RECORD
 from lmx.io.files import read_json
+from lmx.io.lines import read_lines
 from lmx.run.same_run import last_checkpoint
 from lmx.run.witness import WITNESS
 
@@ -106,12 +107,7 @@ class Trial:
 
     def seen(self, process: int = 0) -> list[dict[str, Any]]:
         """What a process has witnessed since the newest start."""
-        path = self.witness / f"{process}.jsonl"
-        if not path.exists():
-            return []
-        return [
-            json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"
-        ]
+        return read_lines(self.witness / f"{process}.jsonl").sound()
 
     def alive(self) -> bool:
         """Whether all processes are."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lmx.io import journal
+from lmx.io.lines import is_count, is_number, is_switch, is_text, is_time, maybe, misfit
 
 Status = Literal["PENDING", "LEASED", "RUNNING", "DONE", "FAILED", "PREEMPTED", "PRUNED"]
 ENDED = ("DONE", "FAILED", "PRUNED")
@@ -88,14 +89,31 @@ class State:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """Every whole event, in order."""
-    events = []
-    for record in journal.read(folder):
-        try:
-            events.append(Event(**record))
-        except TypeError:
-            continue
-    return events
+    """Every whole event, in order; RequestError that names a damaged one."""
+    known = [key.name for key in fields(Event)]
+    return [
+        Event(**{key: record[key] for key in known if key in record})
+        for record in journal.read(folder, _wrong)
+    ]
+
+
+def _wrong(record: Mapping[str, Any]) -> str | None:
+    return misfit(record, _NEEDED) or misfit(record, {k: v for k, v in _GIVEN.items() if k in record})
+
+
+_NEEDED = {
+    "job": is_count,
+    "status": lambda value: is_text(value) and value in get_args(Status),
+}
+_GIVEN = {
+    "time": is_time,
+    "attempt": is_count,
+    "pod": maybe(is_text),
+    "exit_code": maybe(is_number),
+    "step": maybe(is_count),
+    "reason": maybe(is_text),
+    "counts": is_switch,
+}
 
 
 def states(numbers: Iterable[int], events: Sequence[Event]) -> dict[int, State]:

@@ -274,3 +274,10 @@ def test_every_option_says_what_it_is(path):
     from lmx.config.files import description_of_file
 
     assert description_of_file(path)
+
+
+def test_a_run_can_be_named_by_its_place_alone():
+    for name in ("generate", "chat", "eval", "export"):
+        assert command(name).with_implied(["runs/RUN", "which=best"]) == ["from=runs/RUN", "which=best"]
+    left_out = ["from=a", "temperature", "2"]
+    assert command("generate").with_implied(left_out) == left_out

@@ -36,8 +36,8 @@ def cases(share: float = 1.0) -> settings:
     )
 
 
-class Hung(Exception):
-    """A reader did not come back."""
+class Hung(BaseException):
+    """A reader did not come back; none of those that catch every Exception may catch this."""
 
 
 @contextmanager

@@ -50,6 +50,12 @@ def engine():
     return make()[0]
 
 
+@pytest.fixture(scope="module")
+def short():
+    """An engine for 64 tokens."""
+    return make(max_length=64)[0]
+
+
 def prompt(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, n).tolist()
 
@@ -144,8 +150,8 @@ def compiled():
 
 
 def test_nothing_is_compiled_after_warm_up(compiled):
-    """200 requests of mixed lengths, knobs and batch sizes, after each bucket was met once."""
-    engine = make(max_batch=4)[0]
+    """100 requests of mixed lengths, knobs and batch sizes, after each bucket was met once."""
+    engine = make(max_batch=2)[0]
     rng = np.random.default_rng(0)
 
     def request(n, m, **knobs):
@@ -154,8 +160,8 @@ def test_nothing_is_compiled_after_warm_up(compiled):
     engine.warm_up(64)
     compiled.clear()
     done = 0
-    while done < 200:
-        rows = int(rng.integers(1, 5))
+    while done < 100:
+        rows = int(rng.integers(1, 3))
         asked = [
             request(
                 int(rng.integers(1, 33)),
@@ -193,7 +199,6 @@ def test_nothing_is_compiled_after_warm_up(compiled):
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0: must be above 0"),
     ],
 )
-def test_bad_requests_say_what_is_wrong(change, message):
-    engine = make(max_length=64)[0]
+def test_bad_requests_say_what_is_wrong(change, message, short):
     with pytest.raises(ValueError, match=message):
-        engine.run([Request(**({"tokens": [1], "max_new_tokens": 4} | change))])
+        short.run([Request(**({"tokens": [1], "max_new_tokens": 4} | change))])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.io.ledger import KINDS, MODULUS, attempts_of, goodput_of, read_lines, seen_by
+from lmx.io.ledger import KINDS, MODULUS, attempts_of, goodput_of, read_ledger, seen_by
 
 DATA = [(7 * n + 1) ** 5 % MODULUS for n in range(200)]
 """What a step's data hash to."""
@@ -21,6 +21,7 @@ def lines_of(stretches, *, every=3, hosts=1, part=lambda value: value):
     for number, (first, last, status) in enumerate(stretches):
         lines.append(
             {"event": "start", "attempt": number, "time": now, "step": first, "batch": 4, "hosts": hosts}
+            | {"config": "c0ffee", "seed": 1, "devices": "1 x cpu", "mesh": {}}
         )
         now += 5
         seconds = dict.fromkeys(KINDS, 0.0) | {"start": 5.0}
@@ -67,7 +68,7 @@ def test_what_was_seen_does_not_depend_on_restarts(tmp_path_factory, stretches):
     assert seen_by(folder) == straight
     assert straight is not None
     assert (straight.steps, straight.examples, straight.gaps) == (63, 252, ())
-    found = goodput_of(attempts_of(read_lines(path)))
+    found = goodput_of(attempts_of(read_ledger(path).objects))
     assert found is not None
     again = sum(max(a[1] - b[0], 0) for a, b in itertools.pairwise(stretches))
     assert (found.lost, found.restarts) == (again, len(stretches) - 1)
@@ -120,8 +121,8 @@ def test_steps_that_no_line_tells_of_are_named(tmp_path):
 
 def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path):
     path = write(tmp_path, lines_of([(0, 30, None)]))
-    whole = attempts_of(read_lines(path))
+    whole = attempts_of(read_ledger(path).objects)
     with open(path, "a") as stream:
         stream.write('{"event": "steps", "ti')
-    assert attempts_of(read_lines(path)) == whole
+    assert attempts_of(read_ledger(path).objects) == whole
     assert whole[0].status is None

@@ -110,7 +110,7 @@ def test_points_of_a_sweep_are_told_apart_by_their_overrides(here, capsys):
     assert varied["runs/2026-01-01_tiny_ab"] == {}
     assert "learning_rate=1e-4 seed=0" in ask(capsys)[1]
     assert "model=tiny" not in ask(capsys)[1]
-    assert short_overrides([{"a.kind": "x" * 60, "b.kind": "y"}]) == [f"a.kind={'x' * 34}..."]
+    assert short_overrides([{"a.kind": "x" * 60, "b.kind": "y"}]) == [f"a.kind={'x' * 60} b.kind=y"]
 
 
 def test_labels_tell_runs_apart(here):

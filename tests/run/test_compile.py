@@ -13,6 +13,7 @@ import pytest
 from lmx.config.compose import Composer
 from lmx.run.compile_config import Compile, TuneMemory
 from lmx.run.config import TrainConfig
+from tests.refusals import refusals
 from tests.support import CONF, ROOT, read_option
 
 SMALL = [
@@ -170,28 +171,31 @@ def test_a_report_has_its_keys_and_comes_from_the_cache_again(tmp_path):
     assert {**again, "cached": 0, "programs": 0} == {**told, "cached": 0, "programs": 0}
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["topology=v5e:3x3"], "v5e:2x4"),
-        (["topology=cpu:8"], "8 devices"),
-        (["topology=cpu:8", "mesh=fsdp", "mesh.axes.fsdp=3"], "fsdp 8 fits: mesh.axes.fsdp=auto"),
-        (
-            ["topology=cpu:4", "mesh=fsdp_tp", "mesh.axes.tensor=4", "model.n_kv_heads=1"],
-            "mesh.rules.kv_heads",
-        ),
-        (["topology=cpu:4", "mesh=fsdp", "kernels.attention=splash"], "splash runs on tpu only"),
-        (["topology=cpu:4", "mesh=fsdp", "mesh.rules.depth=fsdp"], "no logical axis 'depth'"),
-        (["topology=cpu:4", "mesh=fsdp", "programs=[decode]", "decode.batch=3"], "set decode.batch=4"),
-        (["topology=cpu:8", "mesh=fsdp", "trainer.global_batch_size=12"], "batch"),
-        (["mesh=fsdp"], "topology"),
-    ],
-)
-def test_requests_that_cannot_be(words, said, tmp_path):
-    done = lmx("compile", *SMALL, *words, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+REFUSED = [
+    (["topology=v5e:3x3"], "v5e:2x4"),
+    (["topology=cpu:8"], "8 devices"),
+    (["topology=cpu:8", "mesh=fsdp", "mesh.axes.fsdp=3"], "fsdp 8 fits: mesh.axes.fsdp=auto"),
+    (["topology=cpu:8", "mesh=fsdp_tp", "mesh.axes.tensor=4", "model.n_kv_heads=1"], "mesh.rules.kv_heads"),
+    (["topology=cpu:8", "mesh=fsdp", "kernels.attention=splash"], "splash runs on tpu only"),
+    (["topology=cpu:8", "mesh=fsdp", "mesh.rules.depth=fsdp"], "no logical axis 'depth'"),
+    (["topology=cpu:8", "mesh=fsdp", "programs=[decode]", "decode.batch=3"], "set decode.batch=8"),
+    (["topology=cpu:8", "mesh=fsdp", "trainer.global_batch_size=12"], "batch"),
+    (["mesh=fsdp"], "topology"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    requests = [["compile", *SMALL, *words] for words, _ in REFUSED]
+    return refusals(requests, cwd=tmp_path_factory.mktemp("refused"), environment=ENVIRONMENT)
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=[" ".join(words) for words, _ in REFUSED])
+def test_requests_that_cannot_be(number, answers):
+    code, said = answers[number]
+    assert code == 2, said
+    assert REFUSED[number][1] in said
+    assert "Traceback" not in said
 
 
 needs_libtpu = pytest.mark.skipif(

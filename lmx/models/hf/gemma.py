@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import quoted
 from lmx.models.config import Decoder
 from lmx.models.hf.family import LLAMA, Defaults, Family, fields, one_rope, sizes, write_llama
 from lmx.models.hf.fields import merge
@@ -49,7 +49,7 @@ def _activation(keys: Keys) -> str:
     activation = keys.activation("hidden_act")
     if keys.activation("hidden_activation") != activation:
         raise RequestError(
-            f"{keys.where}: hidden_activation={json.dumps(older)} and hidden_act={json.dumps(newer)} differ: releases "
+            f"{keys.where}: hidden_activation={quoted(older)} and hidden_act={quoted(newer)} differ: releases "
             "of transformers before 5 go by the first, later ones by the second; remove the wrong one and write the "
             "other for both"
         )

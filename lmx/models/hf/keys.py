@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lmx.config.errors import RequestError
-from lmx.config.foreign import parse_json
+from lmx.config.foreign import parse_json, quoted, quoted_key
 
 CONFIG = "config.json"
 REQUIRED: Any = object()
+_SHOWN = 12
+"""Keys that are shown of those that nobody took."""
 
 _CHANGES_NO_LOGITS = """
     _attn_implementation _commit_hash _flash_attn_2_enabled _name_or_path architectures
@@ -94,12 +96,12 @@ class Keys:
 
     def refuse(self, name: str, value: Any) -> None:
         """RequestError: a value that is not supported."""
-        raise RequestError(f"{self.where}: {name}={json.dumps(value)} is not supported in {self.family}")
+        raise RequestError(f"{self.where}: {name}={quoted(value)} is not supported in {self.family}")
 
     @property
     def family(self) -> str:
         """`model_type`."""
-        return str(self.raw.get("model_type"))
+        return quoted_key(self.raw.get("model_type"))
 
     def activation(self, name: str, default: str = "silu") -> str:
         """Takes the key of an activation: our name for it."""
@@ -112,9 +114,10 @@ class Keys:
         """RequestError naming every key that nobody took: what it means is not known."""
         left = sorted(self._left)
         if left:
-            told = ", ".join(f"{name}={json.dumps(self.raw[name])}" for name in left)
+            listed = [f"{quoted_key(name)}={quoted(self.raw[name])}" for name in left[:_SHOWN]]
+            listed += [f"{len(left) - _SHOWN} more"] if len(left) > _SHOWN else []
             raise RequestError(
-                f"{self.where}: {told}: not known in {self.family}, so that it may change the model; "
+                f"{self.where}: {', '.join(listed)}: not known in {self.family}, so that it may change the model; "
                 "remove what does not"
             )
 

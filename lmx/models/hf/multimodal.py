@@ -6,7 +6,6 @@ Their config.json has the text model's as `text_config`. Its tensors are named `
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import quoted
 from lmx.models.hf.keys import Keys
 
 HEAD = "lm_head.weight"
@@ -94,7 +94,7 @@ def text_config(raw: dict[str, Any], where: str | Path) -> dict[str, Any]:
         keys.refuse("text_config.model_type", text["model_type"])
     if tied not in (None, text[_TIED]):
         raise RequestError(
-            f"{where}: {_TIED} is {json.dumps(tied)}, and that of its text_config {json.dumps(text[_TIED])}: readers "
+            f"{where}: {_TIED} is {quoted(tied)}, and that of its text_config {quoted(text[_TIED])}: readers "
             "differ in which of them they take; make them the same"
         )
     return text if quantised is None else text | {"quantization_config": quantised}

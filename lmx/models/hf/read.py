@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import quoted
 from lmx.io.safetensors import find_tensors
 from lmx.models.config import Decoder
 from lmx.models.hf.families import FAMILIES
@@ -89,7 +89,7 @@ def parse_config(raw: dict[str, Any], where: str | Path) -> Found:
     if wrapper is not None:
         raw, kind = text_config(raw, where), wrapper.text
     if not isinstance(kind, str) or kind not in FAMILIES:
-        told = "lacks model_type" if kind is None else f"model_type={json.dumps(kind)} is not known"
+        told = "lacks model_type" if kind is None else f"model_type={quoted(kind)} is not known"
         known = ", ".join([*FAMILIES, *WRAPPERS])
         raise RequestError(f"{where}: {told}; known are {known}")
     family = FAMILIES[kind]

@@ -6,11 +6,11 @@ Older files have `rope_theta` and `rope_scaling` (its kind called `type` or `rop
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import quoted, quoted_keys
 from lmx.models.hf.keys import Keys
 
 LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "linear_attention")
@@ -51,7 +51,7 @@ def read_ropes(
         older = read(scaling)
         if older != found and not (set(older) == {""} and older[""] in found.values()):
             raise RequestError(
-                f"{keys.where}: rope_parameters={json.dumps(new)} and rope_scaling={json.dumps(scaling)} disagree, "
+                f"{keys.where}: rope_parameters={quoted(new)} and rope_scaling={quoted(scaling)} disagree, "
                 "and readers differ in which of them they take; remove the wrong one"
             )
     return {name: found[""] for name in types} if types and "" in found else found
@@ -62,9 +62,9 @@ def _check_outer(keys: Keys, name: str, parts: list[dict[str, Any]]) -> None:
     for key in ("rope_theta", "partial_rotary_factor"):
         outer, inner = keys.raw.get(key), [part[key] for part in parts if part.get(key) is not None]
         if outer is not None and inner and outer not in inner:
-            told = " and ".join(json.dumps(value) for value in inner)
+            told = " and ".join(quoted(value) for value in inner)
             raise RequestError(
-                f"{keys.where}: {key}={json.dumps(outer)}, but {name} has {key}={told}: they disagree; "
+                f"{keys.where}: {key}={quoted(outer)}, but {name} has {key}={told}: they disagree; "
                 "remove the wrong one"
             )
 
@@ -78,7 +78,7 @@ def _by_layer(
     others = sorted(set(told) - set(LAYER_TYPES))
     if others:
         raise RequestError(
-            f"{context[0].where}: rope_parameters has entries by layer type, and beside them {', '.join(others)} for "
+            f"{context[0].where}: rope_parameters has entries by layer type, and beside them {quoted_keys(others)} for "
             "all layers: which of them count is not clear; remove the others"
         )
     return {name: _read(part or {}, theta, fraction, layout, context) for name, part in told.items()}
@@ -106,7 +106,7 @@ def _scaling(told: dict[str, Any], keys: Keys, length: int | None) -> dict[str, 
     def take(name: str, default: Any = None) -> Any:
         value = told.pop(name, None)
         if value is None and default is None:
-            raise RequestError(f"{keys.where}: rope scaling {json.dumps(whole)} lacks {name}")
+            raise RequestError(f"{keys.where}: rope scaling {quoted(whole)} lacks {name}")
         return default if value is None else value
 
     if kind == "default":
@@ -135,10 +135,10 @@ def _scaling(told: dict[str, Any], keys: Keys, length: int | None) -> dict[str, 
     elif kind in ("longrope", "su"):
         found = _longrope(take, keys, length)
     else:
-        raise RequestError(f"{keys.where}: rope_type={json.dumps(kind)} is not supported")
+        raise RequestError(f"{keys.where}: rope_type={quoted(kind)} is not supported")
     if told:
         raise RequestError(
-            f"{keys.where}: rope scaling {json.dumps(whole)}: {', '.join(sorted(told))} not known for {kind}"
+            f"{keys.where}: rope scaling {quoted(whole)}: {quoted_keys(told)} not known for {kind}"
         )
     return found
 
