@@ -40,6 +40,9 @@ COMMANDS: dict[str, Entry] = {
     "tune memory": Entry("lmx.cli.tune", "find the micro-batch and rematerialisation that fit a device"),
     "runs": Entry("lmx.cli.runs", "list, compare and plot runs"),
     "runs show": Entry("lmx.cli.runs", "the life of a run: attempts, data seen, where the time went"),
+    "runs leaderboard": Entry(
+        "lmx.cli.runs", "renew the leaderboard of an experiment: time to a target loss, over seeds"
+    ),
     "spike": Entry("lmx.cli.spike", "a step of a run once more: which documents, which tokens, which layers"),
     "sweep run": Entry("lmx.cli.sweep", "freeze a sweep of training runs and run it on a pool of pods"),
     "sweep status": Entry("lmx.cli.sweep", "jobs of a sweep, their progress, the time that is left"),
