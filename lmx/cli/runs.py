@@ -94,7 +94,39 @@ def leaderboard(composed: Any, run_dir: Path) -> None:
         print(leaderboard.markdown(config.name, config.loss, arms), end="")
 
 
+def fit(composed: Any, run_dir: Path) -> None:
+    """Fits a scaling law to the runs on disk, and prints it."""
+    from lmx.config.errors import requests
+    from lmx.io.files import to_json
+    from lmx.review import law, law_text, runs
+    from lmx.review.runs_config import as_list
+
+    config = composed.config
+    with requests():
+        roots = as_list(config.root)
+        told = law.points_of(runs.select(as_list(config.against), roots))
+        points = law.points_of(runs.find_runs(roots))
+        found = law.fit(points, against=told, draws=config.draws, seed=config.seed)
+        if config.to is not None:
+            law_text.draw(found, Path(config.to))
+    print(to_json(law_text.as_json(found), indent=2) if config.output == "json" else law_text.text(found))
+
+
 COMMANDS = (
+    Command(
+        name="runs fit",
+        summary="a scaling law from runs, and what it foretells",
+        schema="lmx.review.runs_config:RunsFit",
+        function=fit,
+        keys=("root", "against", "draws", "seed", "to", "output"),
+        examples=(
+            ("lmx runs fit root=sweeps/DIR to=isoflop.png", "isoFLOP minima, exponents, a picture"),
+            (
+                "lmx runs fit root=sweeps/DIR against=runs/LARGER",
+                "what it says of a run, and what that reached",
+            ),
+        ),
+    ),
     Command(
         name="runs leaderboard",
         summary="renew the leaderboard of an experiment: time to a target loss, over seeds",

@@ -6,7 +6,7 @@ import shlex
 from typing import Any, Literal
 
 from lmx.config.component import Config, field
-from lmx.config.types import PositiveReal, Text
+from lmx.config.types import Count, PositiveReal, Text
 
 
 class Runs(Config):
@@ -72,4 +72,17 @@ class RunsLeaderboard(Config):
         "the leaderboard's file; null: leaderboard.json in the experiment's folder", effect="bookkeeping"
     )
     experiments: Text = field("the folder of experiments", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+
+class RunsFit(Config):
+    """To which runs a law is fitted, and what it is to foretell."""
+
+    root: list[Text] | Text = field("folders whose runs it is fitted to", effect="bookkeeping")
+    against: list[Text] | Text = field(
+        "runs that it is to foretell, left out of the fit", effect="bookkeeping"
+    )
+    draws: Count = field("fits to redrawn runs, for the intervals", effect="bookkeeping")
+    seed: Count = field("of the draws", effect="bookkeeping")
+    to: Text | None = field("the picture; null: none", effect="bookkeeping", example="isoflop.png")
     output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
