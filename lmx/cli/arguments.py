@@ -40,6 +40,7 @@ def parse(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
         composer = Composer(
             command.name, command.schema_class(), overrides=options.overrides, **places_of(options, command)
         )
+        wrong = composer.followed(wrong, options.overrides)
         raise ConfigError([*wrong, *composer.check(options.overrides)[1]], command.name)
     return options
 

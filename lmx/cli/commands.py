@@ -40,6 +40,10 @@ COMMANDS: dict[str, Entry] = {
     "tune memory": Entry("lmx.cli.tune", "find the micro-batch and rematerialisation that fit a device"),
     "runs": Entry("lmx.cli.runs", "list, compare and plot runs"),
     "runs show": Entry("lmx.cli.runs", "the life of a run: attempts, data seen, where the time went"),
+    "runs leaderboard": Entry(
+        "lmx.cli.runs", "renew the leaderboard of an experiment: time to a target loss, over seeds"
+    ),
+    "runs fit": Entry("lmx.cli.runs", "a scaling law from runs, and what it foretells"),
     "spike": Entry("lmx.cli.spike", "a step of a run once more: which documents, which tokens, which layers"),
     "sweep run": Entry("lmx.cli.sweep", "freeze a sweep of training runs and run it on a pool of pods"),
     "sweep status": Entry("lmx.cli.sweep", "jobs of a sweep, their progress, the time that is left"),
@@ -53,6 +57,7 @@ COMMANDS: dict[str, Entry] = {
     "verify resume": Entry("lmx.cli.verify", "prove that a resumed run equals an uninterrupted one"),
     "verify faults": Entry("lmx.cli.verify", "stage every fault, and prove that the run survives it"),
     "verify mesh": Entry("lmx.cli.verify", "prove that meshes agree"),
+    "verify width": Entry("lmx.cli.verify", "prove that activations change alike at every width"),
     "verify soak": Entry("lmx.cli.verify", "prove that a long run neither grows nor slows down"),
     "bench train": Entry("lmx.cli.bench", "measure training speed"),
     "bench data": Entry("lmx.cli.bench", "measure how fast the data pipeline alone delivers"),

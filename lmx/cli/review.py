@@ -30,7 +30,8 @@ OWN = (
 
 def _show(doc: dict[str, Any], output: str) -> None:
     from lmx.review.page_html import html
-    from lmx.review.page_text import markdown, print_rich
+    from lmx.review.page_rich import print_rich
+    from lmx.review.page_text import markdown
 
     if output == "auto":
         output = "rich" if sys.stdout.isatty() else "markdown"
@@ -111,7 +112,8 @@ def _sweep(config: Any, words: list[str], asked: Any) -> None:
 
     from lmx.config.errors import requests
     from lmx.io.files import to_json
-    from lmx.review.page_text import markdown_of, rich_of
+    from lmx.review.page_rich import rich_of
+    from lmx.review.page_text import markdown_of
     from lmx.run.compiled_tier import compiled
     from lmx.run.sweep_review import preflight, sections
 

@@ -1,4 +1,4 @@
-"""`lmx verify mesh`, `resume`, `faults` and `soak`: proofs, each told as text or as JSON, and judged by a check."""
+"""`lmx verify mesh`, `resume`, `faults`, `soak` and `width`: proofs, each told as text or as JSON, and judged by a check."""
 
 from __future__ import annotations
 
@@ -32,7 +32,31 @@ def run_proof(verify: str, text: str) -> Callable[[Any, Path], float]:
     return function
 
 
+def run_width(composed: Any, run_dir: Path) -> float:
+    """Compares widths; returns how many activations change more in wider models."""
+    from lmx.run.width import as_json, as_text, check, draw, verify_width
+
+    config = composed.config
+    found = verify_width(composed)
+    print(json.dumps(as_json(found)) if config.output == "json" else as_text(found), flush=True)
+    if config.width.to is not None:
+        draw(found, Path(config.width.to), config.name)
+    check(found)
+    return 0.0
+
+
 COMMANDS = (
+    Command(
+        name="verify width",
+        summary="prove that activations change alike at every width",
+        schema="lmx.run.width_config:VerifyWidth",
+        function=run_width,
+        keys=("widths", "width.key", "width.steps", "width.tolerance", "width.to", "output"),
+        examples=(
+            ("lmx verify width", "the coordinate check of experiment=width_ladder_mup"),
+            ("lmx verify width experiment=width_ladder width.to=width.png", "of another, with a picture"),
+        ),
+    ),
     Command(
         name="verify faults",
         summary="stage every fault, and prove that the run survives it",

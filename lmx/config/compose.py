@@ -26,6 +26,7 @@ from lmx.config.fixes import accepted, place
 from lmx.config.foreign import read_yaml
 from lmx.config.groups import Composition, compose_groups
 from lmx.config.hardware import described, devices_of_topology
+from lmx.config.meant import followed
 from lmx.config.near import nearest
 from lmx.config.origins import Origins, origins_of
 from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
@@ -160,6 +161,8 @@ class Composer(Generic[Schema]):
     ) -> tuple[Composed[Schema] | None, list[Problem]]:
         """The configuration, or None and every problem. `job`: values of hydra.job, in a sweep."""
         parsed, problems = parse_overrides(self.tree, overrides)
+        if any(problem.kind == "syntax" for problem in problems):
+            problems = self.followed(problems, [o.input_line or "" for o in parsed])
         base = self.compose(())
         found = Findings(self.tree, self.schema, base, self.compose)
         problems += base.problems
@@ -201,6 +204,10 @@ class Composer(Generic[Schema]):
         """
         cfgs = [made.cfg for made in self._compositions.values() if made.cfg is not None]
         return [f"++{line}" if _adds(line, cfgs) else line for line in overrides]
+
+    def followed(self, problems: Sequence[Problem], overrides: Sequence[str]) -> list[Problem]:
+        """Words that were no override, with what is wrong with the override that was meant."""
+        return followed(problems, lambda meant: self.check([*overrides, meant])[1])
 
     def _faults(self, tree: Mapping[str, Any]) -> list[Problem]:
         return [] if self.elsewhere else faults(self.schema, tree)

@@ -34,6 +34,8 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "clip_norm": ("grad_clip", "max_grad_norm", "clip", "gradient_clip"),
     "compute_dtype": ("dtype", "precision", "amp"),
     "max_new_tokens": ("max_tokens", "num_tokens", "n_tokens"),
+    "b1": ("betas", "beta1", "adam_beta1"),
+    "b2": ("beta2", "adam_beta2"),
     "every": ("save_every", "checkpoint_every", "save_steps", "save_interval"),
     "float32": ("fp32", "f32", "float", "full"),
     "bfloat16": ("bf16", "bfloat", "bf"),

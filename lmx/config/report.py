@@ -179,6 +179,8 @@ def _unknown_key(context: _Context, problem: Problem) -> Problem:
     tree = without(context.plain, problem.key)
     if near is None or isinstance(problem.value, Mapping) or problem.value is HOLE:
         return replace(problem, message=message)
+    if _number_for_text(context, near, problem.value):
+        return replace(problem, message=message)
     if not accepted(context.found.schema, tree, near, problem.value):
         options = context.found.tree.options(near) if context.found.tree.is_group(near) else []
         if str(problem.value) in options and _from_command_line(problem):
@@ -190,6 +192,13 @@ def _unknown_key(context: _Context, problem: Problem) -> Problem:
     if parent != problem.key.rpartition(".")[0]:
         return replace(problem, message=message)
     return replace(problem, message=message, fix=f"{problem.origin}: {name}: {show_value(problem.value)}")
+
+
+def _number_for_text(context: _Context, key: str, value: Any) -> bool:
+    """Whether a number would become the text of a key: `resume=3` is taken, but hardly what was meant."""
+    spot = spot_of(context.found.schema, key, context.plain)
+    kinds = set(alternatives(spot.annotation)) if spot else set()
+    return isinstance(value, int | float) and str in kinds and kinds <= {str, type(None)}
 
 
 def _misplaced(context: _Context, problem: Problem) -> str | None:
@@ -271,13 +280,28 @@ def _target(context: _Context, problem: Problem) -> Problem:
     near = nearest(str(value), names, cutoff=0.5) if value is not UNSET else None
     listed = f"; there are {', '.join(names)}" if names else ""
     fix = None
-    if near:
+    option = _option_of(context, node, near) if near and _from_command_line(problem) else None
+    if option:
+        fix = write_override(node.replace(".", "/"), option)
+    elif near:
         fix = _override(context, problem.key, near)
     elif context.found.tree.is_group(node.replace(".", "/")):
         group = node.replace(".", "/")
         usual = context.found.base.choices.get(group)
         fix = write_override(group, usual) if usual else None
     return replace(problem, value=value, message=problem.message + listed, fix=fix)
+
+
+def _option_of(context: _Context, node: str, target: str) -> str | None:
+    """The option of a group that has the class `target`, with the values that go with it."""
+    group = node.replace(".", "/")
+    options = context.found.tree.options(group) if context.found.tree.is_group(group) else []
+    found = [
+        option
+        for option in options
+        if pick(peek_yaml(context.found.tree.file(f"{group}/{option}")), "_target_") == target
+    ]
+    return nearest(target.rpartition(".")[2], found) or next(iter(found), None)
 
 
 def _elsewhere(context: _Context, key: str) -> list[Any]:
@@ -332,7 +356,10 @@ def _missing(context: _Context, problem: Problem) -> Problem:
     example = told(spot, "example")
     if example is not None:
         value = int(example) if example.isdigit() else example
-        return replace(problem, message=message, fix=_override(context, problem.key, value))
+        written = _override(context, problem.key, value)
+        if isinstance(value, str):  # a name that only the user knows: nothing to paste
+            return replace(problem, message=f"{message}, such as {written}")
+        return replace(problem, message=message, fix=written)
     group = problem.key.replace(".", "/")
     options = context.found.tree.options(group) if context.found.tree.is_group(group) else []
     if options:

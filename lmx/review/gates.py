@@ -20,15 +20,18 @@ class Gate(Config):
     reason: Text = field("why, and what to do about it", effect="bookkeeping")
 
 
+Status = Literal["pass", "fail", "waived", "unknown", "off"]
+
+
 class Judged(NamedTuple):
-    """A gate as it stands: `unknown` where the review cannot tell its number.
+    """A gate as it stands: `unknown` where the review cannot tell its number, `off` where it has no limit.
 
     justification  of a waived one, as it is written in the configuration
     origin         where that stands
     """
 
     name: str
-    status: Literal["pass", "fail", "waived", "unknown"]
+    status: Status
     value: float | None
     limit: str
     reason: str
@@ -57,7 +60,7 @@ def judge(
                 f"gates.{name}.value={gate.value}: a review has no such number; it has {', '.join(sorted(facts))}"
             )
         found.append(_judged(name, gate, facts[gate.value], waived, origins))
-    order = ("fail", "waived", "unknown", "pass")
+    order = ("fail", "waived", "unknown", "pass", "off")
     return sorted(found, key=lambda j: order.index(j.status))
 
 
@@ -69,8 +72,10 @@ def _judged(
         for words, limit in (("at least", gate.at_least), ("at most", gate.at_most))
         if limit is not None
     )
-    status: Literal["pass", "fail", "waived", "unknown"] = "pass"
-    if value is None or not limit:
+    status: Status = "pass"
+    if not limit:
+        status = "off"
+    elif value is None:
         status = "unknown"
     elif (gate.at_least is not None and value < gate.at_least) or (
         gate.at_most is not None and value > gate.at_most

@@ -1,9 +1,9 @@
 """Memory of a device at the moments of most in a training step, without compiling it.
 
 State and what the forward pass keeps are known exactly as shapes (`lmx.review.local`); what the compiler needs besides
-is counted at two moments: when the head's gradient is summed over devices, and when the backward pass is at the last
-layer. That the parts are these was seen in programs compiled for TPU; experiments/review_accuracy holds both side by
-side.
+is counted at three moments: when the head's gradient is summed over devices, when the backward pass is at the last
+layer, and when the optimizer needs whole matrices (Muon). That the parts are these was seen in programs compiled for
+TPU; experiments/review_accuracy holds both side by side.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Sizes(NamedTuple):
     head         the output head as a device multiplies with it, in the compute dtype
     head_sum     its gradient over all tokens, float32, whole; `head_part`: as large a part of it as of `head`
     logits       float32 logits of a chunk of tokens, and their gradient
+    matrices     what the optimizer holds beside gradients and state while it updates; 0 for elementwise rules
     """
 
     state: int
@@ -37,10 +38,11 @@ class Sizes(NamedTuple):
     head_sum: int
     head_part: int
     logits: int
+    matrices: int = 0
 
 
 class Memory(NamedTuple):
-    """The parts of the larger moment, in the order of a table; `peak` is their sum."""
+    """The parts of the largest moment, in the order of a table; `peak` is their sum."""
 
     moment: str
     parts: dict[str, int]
@@ -52,7 +54,7 @@ class Memory(NamedTuple):
 
 
 def memory(sizes: Sizes, *, keeps_cast: bool) -> Memory:
-    """The larger of both moments. `keeps_cast`: whether weights in the compute dtype are kept through the loss."""
+    """The largest of the moments. `keeps_cast`: whether weights in the compute dtype are kept through the loss."""
     summed = sizes.head_sum + sizes.head_part
     computed = sizes.head + sizes.head_part + sizes.logits
     loss = {
@@ -69,5 +71,6 @@ def memory(sizes: Sizes, *, keeps_cast: bool) -> Memory:
         "gathered weights": 2 * sizes.layer,
         "a block's own": sizes.block,
     }
-    found = [Memory("loss", loss), Memory("backward pass", backward)]
+    update = {"state": sizes.state, "gradients": sizes.gradients, "whole matrices": sizes.matrices}
+    found = [Memory("loss", loss), Memory("backward pass", backward), Memory("optimizer's update", update)]
     return max(found, key=lambda m: m.peak)

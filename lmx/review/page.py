@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lmx.config.errors import show_value
+from lmx.config.text import counted
 from lmx.io.progress import duration, readable
 from lmx.review.programs_text import size
 
@@ -13,6 +15,8 @@ class Cells(NamedTuple):
     """A table; `right` are numbers of columns that are aligned right, `marks` a style for some rows: row -> style.
 
     folded  whether it is long: Markdown shows it on demand
+    below   the column that goes under its row where a terminal is too narrow for the table
+    brief   whether a terminal shows the first LONG rows alone
     """
 
     headers: Sequence[str]
@@ -20,6 +24,8 @@ class Cells(NamedTuple):
     right: Sequence[int] = ()
     marks: Mapping[int, str] = {}
     folded: bool = False
+    below: int | None = None
+    brief: bool = False
 
 
 class Section(NamedTuple):
@@ -39,7 +45,7 @@ EFFECTS = {
 UNITS = {
     "params_total": ("parameters", "count"),
     "params_active": ("parameters that a token meets", "count"),
-    "params_embedding": ("of them looked up", "count"),
+    "params_embedding": ("of them in embeddings", "count"),
     "flops_per_token": ("FLOPs a token", "count"),
     "flops_per_step": ("FLOPs a step", "count"),
     "flops_total": ("FLOPs of the run", "count"),
@@ -54,9 +60,9 @@ UNITS = {
     "hbm_bytes": ("memory of a device", "bytes"),
     "headroom": ("left free", "share"),
     "collective_bytes_per_step": ("sent by a device a step", "bytes"),
-    "step_time": ("step", "seconds"),
-    "step_time_low": ("at least", "seconds"),
-    "step_time_high": ("at most", "seconds"),
+    "step_time": ("step time", "seconds"),
+    "step_time_low": ("step time, at least", "seconds"),
+    "step_time_high": ("step time, at most", "seconds"),
     "mfu": ("MFU", "share"),
     "devices": ("devices", "count"),
     "wall_hours": ("hours", "number"),
@@ -88,7 +94,7 @@ def subtitle(doc: Mapping[str, Any]) -> str:
     """The devices."""
     target = doc["target"]
     mesh = " x ".join(f"{name} {n} ({target['links'][name]})" for name, n in target["mesh"].items())
-    return f"{target['devices']} devices ({target['topology']}), mesh {mesh}"
+    return f"{counted(target['devices'], 'device')} ({target['topology']}), mesh {mesh}"
 
 
 def shown(value: Any, unit: str = "count", *, signed: bool = False) -> str:
@@ -116,11 +122,7 @@ def shown(value: Any, unit: str = "count", *, signed: bool = False) -> str:
 
 def written(value: Any) -> str:
     """A value of a configuration."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else show_value(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -143,7 +145,7 @@ def _changed(doc: Mapping[str, Any]) -> Section:
             ]
             for one in ones
         ]
-        blocks += [words, _table(("key", "old", "new", "set at"), rows)]
+        blocks += [words, _table(("key", "old", "new", "set at"), rows, below=3)]
     derived = [
         [d["name"].replace("_", " "), shown(d["old"]), shown(d["new"])] for d in doc["changes"]["derived"]
     ]
@@ -179,7 +181,9 @@ def _follows(doc: Mapping[str, Any]) -> Section:
     blocks: list[Cells | str] = [Cells(("", "old", "new", "difference"), rows, right=(1, 2, 3))]
     then = doc.get("against_target")
     if then is not None and then["topology"] != doc["target"]["topology"]:
-        blocks.append(f"The old figures are those of {then['devices']} devices ({then['topology']}).")
+        blocks.append(
+            f"The old figures are those of {counted(then['devices'], 'device')} ({then['topology']})."
+        )
     if doc.get("against_problem"):
         blocks.append(f"No old figures: {doc['against_problem']}.")
     if doc.get("step_time_basis"):
@@ -209,9 +213,11 @@ def _sharding(doc: Mapping[str, Any]) -> Section:
         for row in doc["sharding"]
     ]
     marks = {n: "yellow" for n, row in enumerate(doc["sharding"]) if row["warning"]}
-    headers = ("parameter", "shape", "axes", "mesh", "on a device", "")
+    headers: tuple[str, ...] = ("parameter", "shape", "axes", "mesh", "on a device", "")
     warnings = [f"{row['name']}: {row['warning']}" for row in doc["sharding"] if row["warning"]]
-    return Section("Sharding", [*warnings, _table(headers, rows, right=(4,), marks=marks)])
+    if not warnings:
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
+    return Section("Sharding", [*warnings, _table(headers, rows, right=(4,), marks=marks, below=2)])
 
 
 def _optimizer(doc: Mapping[str, Any]) -> Section:
@@ -229,11 +235,11 @@ def _optimizer(doc: Mapping[str, Any]) -> Section:
         for row in doc["optimizer"]
     ]
     headers = ("group", "parameters", "elements", "rule", "learning rate", "x", "weight decay", "start")
-    return Section("Optimizer", [Cells(headers, rows, right=(2, 4, 5, 6))])
+    return Section("Optimizer", [Cells(headers, rows, right=(2, 4, 5, 6), below=1)])
 
 
 def _gates(doc: Mapping[str, Any]) -> Section:
-    styles = {"fail": "red", "waived": "yellow", "unknown": "dim", "pass": "green"}
+    styles = {"fail": "red", "waived": "yellow", "unknown": "dim", "pass": "green", "off": "dim"}
     rows, marks = [], {}
     for n, gate in enumerate(doc["gates"]):
         why = gate["reason"]
@@ -241,7 +247,9 @@ def _gates(doc: Mapping[str, Any]) -> Section:
             why = f"waived: {gate['justification']} ({gate['origin']})"
         rows.append([gate["status"], gate["name"], shown(gate["value"]), gate["limit"], why])
         marks[n] = styles[gate["status"]]
-    return Section("Gates", [Cells(("", "gate", "value", "limit", "why"), rows, right=(2,), marks=marks)])
+    return Section(
+        "Gates", [Cells(("", "gate", "value", "limit", "why"), rows, right=(2,), marks=marks, below=4)]
+    )
 
 
 def _compatibility(doc: Mapping[str, Any]) -> Section:
@@ -250,7 +258,7 @@ def _compatibility(doc: Mapping[str, Any]) -> Section:
         return Section("Checkpoints", [f"A run of {doc['against']} can go on with this configuration."])
     rows = [[p["key"], written(p["old"]), written(p["new"])] for p in found["prevents"]]
     said = f"A run of {doc['against']} cannot go on with this configuration; what prevents it:"
-    return Section("Checkpoints", [said, _table(("key", "old", "new"), rows)])
+    return Section("Checkpoints", [said, _table(("key", "old", "new"), rows, brief=True)])
 
 
 def _history(doc: Mapping[str, Any]) -> Section:
@@ -273,7 +281,7 @@ def _history(doc: Mapping[str, Any]) -> Section:
     headers = ("run", "ended", "steps", "loss", "eval loss", "step", "differs in")
     blocks: list[Cells | str] = [
         f"The most alike of {found['looked_at']} runs:",
-        Cells(headers, rows, right=(2, 3, 4, 5)),
+        Cells(headers, rows, right=(2, 3, 4, 5), below=6),
     ]
     if found["predictions"]:
         rows = [

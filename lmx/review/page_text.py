@@ -1,4 +1,4 @@
-"""A review as Markdown for a pull request, and as a page in colour for a terminal."""
+"""A review as Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -42,32 +42,3 @@ def _cell(text: str) -> str:
     if "*" in text and "`" not in text:
         return f"`{text}`".replace("|", "\\|")
     return _escaped(text).replace("|", "\\|").replace("\n", " ")
-
-
-def print_rich(doc: Mapping[str, Any]) -> None:
-    """In colour, on stdout."""
-    rich_of(title(doc), subtitle(doc), sections(doc))
-
-
-def rich_of(heading: str, below: str, parts: Sequence[Section]) -> None:
-    """The same of any sections."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    console.print(Text(heading, style="bold"))
-    console.print(Text(below, style="dim"))
-    for part in parts:
-        console.print()
-        console.rule(Text(part.title, style="bold cyan"), align="left")
-        for block in part.blocks:
-            if isinstance(block, str):
-                console.print(Text(block))
-                continue
-            table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-            for n, header in enumerate(block.headers):
-                table.add_column(header, justify="right" if n in block.right else "left", overflow="fold")
-            for n, row in enumerate(block.rows):
-                table.add_row(*(Text(text) for text in row), style=block.marks.get(n, ""))
-            console.print(table)

@@ -6,7 +6,7 @@ import shlex
 from typing import Any, Literal
 
 from lmx.config.component import Config, field
-from lmx.config.types import Text
+from lmx.config.types import Count, PositiveReal, Text
 
 
 class Runs(Config):
@@ -59,4 +59,30 @@ class RunsShow(Config):
 
     run: Text = field("a run's folder, or its name under root", effect="bookkeeping", example="runs/RUN")
     root: list[Text] | Text = field("folders that are searched for runs", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+
+class RunsLeaderboard(Config):
+    """Of which experiment, and to which loss."""
+
+    name: Text = field("of an experiment, which its runs have", effect="bookkeeping", example="speedrun")
+    loss: PositiveReal = field("evaluation loss to reach", unit="nats a token", effect="bookkeeping")
+    root: list[Text] | Text = field("folders that are searched for runs", effect="bookkeeping")
+    to: Text | None = field(
+        "the leaderboard's file; null: leaderboard.json in the experiment's folder", effect="bookkeeping"
+    )
+    experiments: Text = field("the folder of experiments", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+
+class RunsFit(Config):
+    """To which runs a law is fitted, and what it is to foretell."""
+
+    root: list[Text] | Text = field("folders whose runs it is fitted to", effect="bookkeeping")
+    against: list[Text] | Text = field(
+        "runs that it is to foretell, left out of the fit", effect="bookkeeping"
+    )
+    draws: Count = field("fits to redrawn runs, for the intervals", effect="bookkeeping")
+    seed: Count = field("of the draws", effect="bookkeeping")
+    to: Text | None = field("the picture; null: none", effect="bookkeeping", example="isoflop.png")
     output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")

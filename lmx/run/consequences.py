@@ -10,6 +10,7 @@ import numpy as np
 
 from lmx import params as param_tree
 from lmx.params import named_params
+from lmx.review import orthogonal
 from lmx.review.estimate import Past, StepTime, measured_time, roofline_time, split_of
 from lmx.review.memory import Memory, Sizes, memory
 from lmx.review.prices import Prices
@@ -118,7 +119,14 @@ def _traffic(outline: Outline) -> dict[str, int]:
         compute_bytes=jnp.dtype(trainer.compute_dtype).itemsize,
         gradient_bytes=jnp.dtype(trainer.param_dtype).itemsize,
     )
-    return traffic(outline.model.specs, config.mesh.rules, outline.sizes, load)
+    sent = traffic(outline.model.specs, config.mesh.rules, outline.sizes, load)
+    return sent | {
+        name: sent[name] + round(more) for name, more in orthogonal.sent(*_matrices(outline)).items()
+    }
+
+
+def _matrices(outline: Outline) -> tuple[Any, Any, Any, dict[str, int]]:
+    return outline.config.optimizer, outline.model.specs, outline.config.mesh.rules, outline.sizes
 
 
 def _memory(outline: Outline) -> Memory:
@@ -145,6 +153,7 @@ def _memory(outline: Outline) -> Memory:
             head_sum=round(4 * whole),
             head_part=round(4 * part),
             logits=2 * _logits(outline),
+            matrices=orthogonal.held(*_matrices(outline)),
         ),
         keeps_cast=recomputed(outline) == 0,
     )

@@ -195,7 +195,11 @@ def compatibility(old: Side, new: Side, extendable: Sequence[str]) -> dict[str, 
     plain = lambda value: None if value is UNSET else value
     return {
         "resumable": not found,
-        "prevents": [{"key": d.key, "old": plain(d.old), "new": plain(d.new)} for d in found],
+        "prevents": [
+            {"key": d.key, "old": plain(d.old), "new": plain(d.new)}
+            for d in found
+            if plain(d.old) != plain(d.new) or len(found) == 1
+        ],
     }
 
 

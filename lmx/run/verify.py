@@ -6,11 +6,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.compose import Composed
-from lmx.config.errors import FAILED, ConfigError, LmxError
+from lmx.config.errors import FAILED, ConfigError, LmxError, Problem
+from lmx.config.origins import command_line
 from lmx.run.verify_compare import Comparison, Difference, Recorded, compare, compare_traces, worst
 from lmx.run.verify_config import VerifyMesh
 from lmx.run.verify_processes import Failure, Run, run_all
@@ -65,10 +67,21 @@ def plan(composed: Composed[VerifyMesh]) -> list[Planned]:
         assert composed.composer is not None
         found, problems = composed.composer.check([*kept, *own])
         if found is None:
+            problems = [_in_list(problem, config.meshes) for problem in problems]
             raise ConfigError(problems, f"verify mesh, row {name}")
         tree = {key: value for key, value in found.tree.items() if key not in ("meshes", "verify")}
         rows.append(Planned(name, mesh, overrides, processes, tree))
     return rows
+
+
+def _in_list(problem: Problem, meshes: Sequence[str]) -> Problem:
+    """A problem of one option of `mesh=a,b,c`, told of the list as it was typed, and mended in it."""
+    name = (problem.origin or "").removeprefix(command_line("mesh="))
+    if name not in meshes or problem.fix is None or not problem.fix.startswith("mesh="):
+        return problem
+    meant = problem.fix.removeprefix("mesh=")
+    mended = dict.fromkeys(meant if mesh == name else mesh for mesh in meshes)
+    return replace(problem, origin=command_line(f"mesh={','.join(meshes)}"), fix=f"mesh={','.join(mended)}")
 
 
 def verify_mesh(composed: Composed[VerifyMesh]) -> dict[str, Any]:

@@ -117,6 +117,15 @@ def test_only_wrong_requests_exit_with_2(faulty):
     assert error.value.exit_code == 2
 
 
+def test_a_wrong_mesh_is_mended_in_its_list():
+    composed = load("verify_mesh", ["mesh=single", "meshes=[single,fdsp,fsdp_tp]"], schema=VerifyMesh)
+    with pytest.raises(ConfigError) as error:
+        plan(composed)
+    (problem,) = error.value.problems
+    assert problem.origin == "command line: mesh=single,fdsp,fsdp_tp"
+    assert problem.fix == "mesh=single,fsdp,fsdp_tp"
+
+
 def test_each_row_has_a_configuration_before_any_runs():
     rows = plan(composed("meshes=[single,fsdp_tp]", "verify.rows=[accumulation,processes_2]"))
     assert [(row.name, row.mesh, row.processes) for row in rows] == [
