@@ -1,4 +1,4 @@
-"""`lmx verify mesh`, `resume`, `faults`, `soak` and `width`: proofs, each told as text or as JSON, and judged by a check."""
+"""`lmx verify mesh`, `resume`, `faults`, `soak`, `width`: proofs, told as text or JSON, and judged by a check."""
 
 from __future__ import annotations
 

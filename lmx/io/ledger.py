@@ -142,7 +142,7 @@ _SHAPES = {
         "mesh": _is_mesh,
     },
     "steps": {"first": is_count, "last": is_count, "data": _is_sum, "seconds": _are_seconds},
-    **dict.fromkeys(("saved", "unsaved", "sent", "unsent"), {"step": is_count}),
+    **{event: {"step": is_count} for event in ("saved", "unsaved", "sent", "unsent")},
     "end": {"step": is_count, "status": maybe(is_text), "seconds": _are_seconds},
 }
 
