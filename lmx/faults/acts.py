@@ -187,14 +187,19 @@ def tear(folder: Path, damage: str) -> None:
 
 
 class OfBatches(Staged):
-    """A fault of the batches of some steps."""
+    """A fault of some batches, from that of its step on; a run that goes back reads the rest of them."""
+
+    left = 0
 
     @override
     def batch(self, step: int, batch: Batch) -> Batch:
         if self.due(step):
             self.happen(step)
-            self.until = step + self.config.steps
-        return self.spoil(batch) if step < getattr(self, "until", 0) else batch
+            self.left = self.config.steps
+        if not self.left:
+            return batch
+        self.left -= 1
+        return self.spoil(batch)
 
     def spoil(self, batch: Batch) -> Batch:
         """The batch that is trained on instead."""

@@ -3,9 +3,14 @@
 RUN/ledger.jsonl (of further processes ledger.1.jsonl, ...) only ever grows; `lmx.run.ledger` writes it:
 
 {"event": "start", "time", "attempt", "step", "total", "batch", "config", "seed", "devices", "mesh", "hosts"}
+{"event": "spike", "time", "step", "loss", "grad_norm", "loss_deviations", "grad_norm_deviations", "first_batch", ...}
 {"event": "steps", "time", "first", "last", "data", "loss", "grad_norm", "seconds"}   done, on this data
 {"event": "saved", "time", "step"}                                                    a checkpoint is whole
 {"event": "end", "time", "step", "status", "seconds"}                                 the attempt ended by itself
+
+Where a run goes back because of spikes, that is an end with status `rewound` and a start in the same process, with
+`rewound`: from which step to which, and the data left out. `left_out` of a start: all batches that are, from there on
+(see `lmx.data.windows`).
 
 `data` is a sum over rows, so that it does not depend on how many processes read them. `seconds` are those of the
 attempt so far: start, training, input, evaluate, sample, save.
@@ -35,10 +40,11 @@ class Attempt(NamedTuple):
     start    its first line
     last     time of its last line with an account of seconds, seconds since the epoch
     step     the last step that it tells of
-    status   done, stopped or failed; None: it died, or is at work
+    status   done, stopped, failed or rewound; None: it died, or is at work
     seconds  where its time went
     rows     its lines on steps
     saved    steps of its whole checkpoints
+    spikes   its lines on spikes
     """
 
     start: Mapping[str, Any]
@@ -48,6 +54,12 @@ class Attempt(NamedTuple):
     seconds: Mapping[str, float]
     rows: tuple[Mapping[str, Any], ...]
     saved: tuple[int, ...]
+    spikes: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def went_back(self) -> Mapping[str, Any] | None:
+        """Where the run went back to begin this attempt: what its first line says of that."""
+        return self.start.get("rewound")
 
 
 class Goodput(NamedTuple):
@@ -58,7 +70,7 @@ class Goodput(NamedTuple):
               waited for a batch), `evaluate`, `sample`, `save` (as far as it held training up), `lost` (training of
               steps that were done again), `down` (between the last account of an attempt and the start of the next)
     lost      steps that were done again
-    restarts  attempts after the first
+    restarts  attempts after the first, but those that began because the run went back on spikes
     """
 
     wall: float
@@ -135,6 +147,8 @@ def attempts_of(lines: Sequence[Mapping[str, Any]]) -> list[Attempt]:
             now = now._replace(step=line["last"], rows=(*now.rows, line))
         elif line["event"] == "saved":
             now = now._replace(saved=(*now.saved, line["step"]))
+        elif line["event"] == "spike":
+            now = now._replace(spikes=(*now.spikes, line))
         elif line["event"] == "end":
             now = now._replace(step=line["step"], status=line["status"])
         if "seconds" in line:
@@ -159,7 +173,8 @@ def goodput_of(attempts: Sequence[Attempt]) -> Goodput | None:
             part = one.seconds.get("training", 0.0) * min(again / done, 1.0)
             seconds["lost"] += part
             seconds["training"] -= part
-    return Goodput(attempts[-1].last - attempts[0].start["time"], seconds, lost, len(attempts) - 1)
+    restarts = sum(attempt.went_back is None for attempt in attempts[1:])
+    return Goodput(attempts[-1].last - attempts[0].start["time"], seconds, lost, restarts)
 
 
 def seen_by(folder: Path) -> Seen | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +50,7 @@ def of(path: Path) -> Life:
     attempts = attempts_of(read_lines(path / file_name(0)))
     if not attempts:
         raise RequestError(f"{path}: this run has no {file_name(0)}: it was made before ledgers were kept")
-    starts = read_provenance(path)[-len(attempts) :]
-    codes = [""] * (len(attempts) - len(starts)) + [_code(start) for start in starts]
+    codes = _codes(path, attempts)
     at_work = holder(path) is not None
     stages = []
     for i, (attempt, code) in enumerate(zip(attempts, codes, strict=True)):
@@ -70,6 +69,14 @@ def of(path: Path) -> Life:
         read_fork(path),
         tuple(sorted(int(p.name) for p in path.glob("checkpoints/*") if p.name.isdecimal())),
     )
+
+
+def _codes(path: Path, attempts: Sequence[Attempt]) -> list[str]:
+    """The code of each attempt; one that began because the run went back is in the process of the one before it."""
+    processes = list(itertools.accumulate(int(attempt.went_back is None) for attempt in attempts))
+    starts = read_provenance(path)[-processes[-1] :]
+    known = [""] * (processes[-1] - len(starts)) + [_code(start) for start in starts]
+    return [known[max(number, 1) - 1] for number in processes]
 
 
 def _code(start: Mapping[str, Any]) -> str:
@@ -103,6 +110,7 @@ def as_json(life: Life) -> dict[str, Any]:
                 "code": stage.code,
                 "checkpoints": list(stage.attempt.saved),
                 "seconds": dict(stage.attempt.seconds),
+                "spikes": [dict(spike) for spike in stage.attempt.spikes],
             }
             for stage in life.stages
         ],
@@ -139,7 +147,14 @@ def text(life: Life) -> str:
         lines.append(
             f"attempt {number}  {when}, {took}: steps {start['step'] + 1} to {stage.attempt.step}{lost}, {stage.status}"
         )
-        lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
+        if (went := stage.attempt.went_back) is not None:
+            lines.append(
+                f"    went back from step {went['at']} to {went['to']}: spikes since step {went['first_spike']}; "
+                f"left out: {_data(went, went)}"
+            )
+        else:
+            lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
+        lines += _spikes(stage.attempt.spikes)
         if stage.attempt.saved:
             lines.append(f"    saved {', '.join(map(str, stage.attempt.saved))}")
     lines.append(f"checkpoints that are there: {', '.join(map(str, life.kept)) or 'none'}")
@@ -159,3 +174,33 @@ def text(life: Life) -> str:
     if life.goodput is not None:
         lines.append(life.goodput.words())
     return "\n".join(lines)
+
+
+SHOWN = 5
+"""Stretches of spikes that are listed of an attempt."""
+
+
+def _data(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    return (
+        f"batches {first['first_batch']} to {last['last_batch']}, sequences {first['first_sequence']} to "
+        f"{last['last_sequence']}"
+    )
+
+
+def _spikes(spikes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each stretch of spikes: where, how high, on which data."""
+    stretches: list[list[Mapping[str, Any]]] = []
+    for spike in spikes:
+        if stretches and spike["step"] == stretches[-1][-1]["step"] + 1:
+            stretches[-1].append(spike)
+        else:
+            stretches.append([spike])
+    lines = []
+    for stretch in stretches[:SHOWN]:
+        first, last = stretch[0], stretch[-1]
+        where = f"step {first['step']}" if len(stretch) == 1 else f"steps {first['step']} to {last['step']}"
+        highest = max(float(one["loss"]) for one in stretch)
+        lines.append(f"    spike at {where}, loss up to {highest:.4f}, {_data(first, last)}")
+    if len(stretches) > SHOWN:
+        lines.append(f"    and {len(stretches) - SHOWN} more; `output=json` lists them")
+    return lines

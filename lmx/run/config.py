@@ -16,7 +16,7 @@ from lmx.optim import Optimizer, Schedule
 from lmx.run.hosts_config import Distributed
 from lmx.run.watchdog_config import Watchdog
 from lmx.run.xla_config import Xla
-from lmx.train import Trainer
+from lmx.train import RewindSpikes, Spikes, Trainer
 
 
 class TrainConfig(Config):
@@ -44,6 +44,9 @@ class TrainConfig(Config):
         effect="bookkeeping",
         before={"factor": None, "at_least": 300.0, "patience": 10.0},
     )
+    spikes: Spikes | None = field(
+        "what is done about spikes of loss or gradient norm; null: nothing", before=None
+    )
     fault: Fault | None = field(
         "something that goes wrong in this run, on purpose; null: nothing", effect="bookkeeping", before=None
     )
@@ -59,6 +62,7 @@ class TrainConfig(Config):
             *_length_problems(self),
             *_batch_problems(self),
             *_size_problems(self),
+            *_spike_problems(self),
         ]
 
 
@@ -104,3 +108,20 @@ def _size_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
         )
         found.append(("model.vocab_size", message, f"model.vocab_size={config.tokenizer.vocab_size}"))
     return found
+
+
+def _spike_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
+    """Going back needs a checkpoint from before the spikes."""
+    if not isinstance(config.spikes, RewindSpikes):
+        return []
+    every, keep = config.checkpoint.every, config.checkpoint.keep_last
+    if every is None:
+        message = "spikes=rewind goes back to a checkpoint, and none is written on the way"
+        return [("checkpoint.every", message, "checkpoint.every=100")]
+    needed = 1 + -(-config.spikes.patience // every)  # those in the spikes come on top of the one before
+    if keep < needed:
+        message = (
+            f"with a checkpoint every {every} steps, none from before {config.spikes.patience} spikes is kept"
+        )
+        return [("checkpoint.keep_last", message, f"checkpoint.keep_last={needed}")]
+    return []

@@ -11,13 +11,16 @@ from lmx.faults.config import Site
 from lmx.run.build import Parts
 from lmx.run.config import TrainConfig
 from lmx.run.ledger import Ledger
+from lmx.run.spikes import SpikeGuard
 from lmx.run.watchdog import Watchdog
 from lmx.run.witness import WITNESS, Witness
 from lmx.sharding.rows import rows_of_process
 from lmx.train.observe import Observer, Observers
 
 
-def observers_of(config: TrainConfig, parts: Parts, run_path: Path, ledger: Ledger) -> Observers:
+def observers_of(
+    config: TrainConfig, parts: Parts, run_path: Path, ledger: Ledger, spikes: SpikeGuard | None
+) -> Observers:
     """The observers of a run in the directory `run_path`; `ledger` is the last, so that it sees what is trained on."""
     found: list[Observer] = []
     if folder := os.environ.get(WITNESS):
@@ -28,4 +31,6 @@ def observers_of(config: TrainConfig, parts: Parts, run_path: Path, ledger: Ledg
         data = getattr(config.data, "path", None)
         site = Site(run_path, jax.process_index(), None if data is None else Path(data).expanduser())
         found.append(config.fault.build(site))
+    if spikes is not None:
+        found.append(spikes)
     return Observers([*found, ledger])

@@ -89,23 +89,34 @@ class Reading(NamedTuple):
 
 def witnessed(run: Path) -> list[dict[str, Any]]:
     """The lines of every witness in a run's directory; a line that a kill cut short is left out."""
-    found = []
-    for path in sorted(run.glob("witness-*/*.jsonl")):
-        for line in path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):
-                found.append(json.loads(line))
-    return found
+    return [line for path in _witnesses(run) for line in _lines(path)]
+
+
+def _witnesses(run: Path) -> list[Path]:
+    return sorted(run.glob("witness-*/*.jsonl"))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def read_data(run: Path) -> Reading:
-    """What the starts of a run read, together."""
+    """What the starts of a run read, together; of steps that it went back on because of spikes, what it read then."""
     rows: dict[tuple[int, int], str] = {}
-    contradictions = []
-    for line in witnessed(run):
-        for row, digest in line.get("rows", {}).items():
-            key = (line["read"], int(row))
-            if rows.setdefault(key, digest) != digest:
-                contradictions.append((*key, rows[key], digest))
+    contradictions: list[tuple[int, int, str, str]] = []
+    for path in _witnesses(run):
+        mine: set[int] = set()
+        for line in _lines(path):
+            if "rewind" in line:
+                gone = lambda key, to=line["rewind"], own=mine: key[0] > to and key[1] in own
+                rows = {key: digest for key, digest in rows.items() if not gone(key)}
+                contradictions = [one for one in contradictions if not gone(one)]
+            for row, digest in line.get("rows", {}).items():
+                key = (line["read"], int(row))
+                mine.add(int(row))
+                if rows.setdefault(key, digest) != digest:
+                    contradictions.append((*key, rows[key], digest))
     return Reading(rows, contradictions)
 
 

@@ -7,10 +7,11 @@ steps, and what is said at the end.
 from __future__ import annotations
 
 import itertools
+import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import jax
 
 from lmx.config.errors import RequestError, Resumable
 from lmx.config.overrides import write_value
-from lmx.data.loader import batches
+from lmx.data.windows import batches_without, gone_back, in_force, windows_of
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
 from lmx.io.ledger import attempts_of, file_name, read_lines
@@ -31,6 +32,7 @@ from lmx.run.numbers import Throughput, describe, summary, words_at_end
 from lmx.run.observers import observers_of
 from lmx.run.origin import keep_origin
 from lmx.run.prepare import prepare
+from lmx.run.spikes import ROWS, GoBack, SpikeGuard, abstract_for, adapted, checkpoint_before, told
 from lmx.sharding.rows import rows_of_process
 from lmx.train.evaluate import Evaluation
 from lmx.train.loop import Events, Finished, run_steps
@@ -76,9 +78,10 @@ class Run:
         state = ready.state
         warm_up()
         tree = {**composed.tree, "resume": None, "distributed": anyhow(composed.tree["distributed"])}
-        self.start = 0
+        self.start, self.windows = 0, ()
         self.ledger = self._ledger(composed.hash)
-        self.observers = observers_of(self.config, self.parts, run_path, self.ledger)
+        self.spikes = self._spike_guard(run_path)
+        self.observers = observers_of(self.config, self.parts, run_path, self.ledger, self.spikes)
         self.checkpoints = Checkpoints(
             run_path / "checkpoints",
             self.config.checkpoint,
@@ -87,9 +90,7 @@ class Run:
         )
         self._log: sinks.Sinks | None = None
         if resume:
-            with self.observers.during("restore", 0):
-                restored = self.checkpoints.restore(self.parts.abstract_state)
-            state, self.start = restored.state, restored.step
+            state = self._restore()
             self._check_length()
             self.checkpoints.rewind(self.start)
             self.dir.cut_metrics(self.start)
@@ -97,7 +98,8 @@ class Run:
         self.dir.write_config(tree, composed.overrides)
         if self.dir.primary:
             keep_origin(tree, run_path)
-        self.meta = {"config": tree, "config_hash": composed.hash, "seed": self.config.trainer.seed}
+        self.meta: dict[str, Any] = {"config": tree, "config_hash": composed.hash}
+        self.meta["seed"] = self.config.trainer.seed
         self._log = sinks.Sinks(
             run_path,
             self.config.logging,
@@ -123,6 +125,7 @@ class Run:
         self.row_written = self.start
         self.evaluated: tuple[int, Evaluation] | None = None
         self.profiling = False
+        self._leave_out()
         self.observers.start(self.start, self.total)
 
     @property
@@ -131,9 +134,32 @@ class Run:
         assert self._log is not None
         return self._log
 
+    def _spike_guard(self, run_path: Path) -> SpikeGuard | None:
+        config, size = self.config.spikes, self.config.trainer.batch_sequences()
+        return None if config is None else SpikeGuard(config, run_path, size, lambda text: self.log.say(text))
+
+    def _restore(self) -> TrainState:
+        """The state to go on from; sets the step that it is of, and the batches that are left out after it."""
+        with self.observers.during("restore", 0):
+            wanted = self.parts.abstract_state
+            restored = self.checkpoints.restore(abstract_for(self.checkpoints, wanted))
+        self.start = restored.step
+        self.windows = in_force(windows_of(restored.meta.get("left_out")), self.noted, self.start)
+        return adapted(restored.state, wanted)
+
+    def _leave_out(self) -> None:
+        """Notes the batches that are left out where checkpoints, ledger and words are made."""
+        if self.windows:
+            self.meta["left_out"] = [list(window) for window in self.windows]
+        self.ledger.leave_out(self.windows)
+        if self.spikes is not None:
+            self.spikes.goes_on(self.windows, self.start)
+
     def _ledger(self, config_hash: str) -> Ledger:
         trainer, mesh = self.config.trainer, self.parts.mesh
         before = attempts_of(read_lines(self.dir.path / file_name(0)))
+        noted = json.dumps(before[-1].start.get("left_out", []) if before else [])
+        self.noted = windows_of(json.loads(of_first(noted)))
         facts = {
             "attempt": int(of_first(str(len(before)))),
             "batch": trainer.batch_sequences(),
@@ -172,13 +198,40 @@ class Run:
     # ---- steps
 
     def steps(self, stop: StopRequest) -> Finished:
-        """Trains from where the state is to the end, or until stopped."""
-        trainer = self.config.trainer
-        until = None if trainer.duration is None else time.perf_counter() + trainer.duration
+        """Trains from where the state is to the end, or until stopped; goes back where spikes ask for it."""
+        duration = self.config.trainer.duration
+        until = None if duration is None else time.perf_counter() + duration
         out_of_time = lambda: until is not None and time.perf_counter() > until
-        polled = itertools.count(self.start + 1)
-        stream = batches(
+        polled = itertools.count(self.start + 1)  # grows also where the run goes back
+        while True:
+            try:
+                return self._stretch(lambda: stop.reason(next(polled), out_of_time=out_of_time()))
+            except GoBack as found:
+                back = GoBack(found.at, found.first)  # `found` holds the loop's arrays
+            self._go_back(back)
+
+    def _go_back(self, back: GoBack) -> None:
+        """To the newest checkpoint from before the spikes, and on without the data read since then."""
+        self.checkpoints.wait()
+        before = self.windows
+        self.checkpoints.rewind(checkpoint_before(self.checkpoints, back))
+        self.state = self._restore()
+        self.checkpoints.rewind(self.start)
+        self.windows = gone_back(before, at=back.at, to=self.start, since=back.first)
+        self.dir.cut_metrics(self.start)
+        self.log.rewind(self.start)
+        self.ledger.went_back(told(self.windows[-1], self.config.trainer.batch_sequences()), self.windows)
+        self._leave_out()
+        if self.profiling:
+            jax.profiler.stop_trace()
+        self.profiling, self.row, self.row_written, self.evaluated = False, {}, self.start, None
+        self.observers.rewind(self.start)
+
+    def _stretch(self, stop: Callable[[], str | None]) -> Finished:
+        trainer = self.config.trainer
+        stream = batches_without(
             self.dataset.train,
+            self.windows,
             global_batch_size=trainer.batch_sequences(),
             start_step=self.start,
             rows=rows_of_process(self.parts.batch_sharding).rows(trainer.batch_sequences()),
@@ -197,7 +250,7 @@ class Run:
                     report=self._report,
                     due=self._due,
                     between=self._between,
-                    stop=lambda: stop.reason(next(polled), out_of_time=out_of_time()),
+                    stop=stop,
                 ),
             )
         finally:
@@ -240,9 +293,12 @@ class Run:
         self.log.progress.advance(step)
         if not self._due(step) and self._logged(step):
             self._write_row(step)
+        if self.spikes is not None:
+            self.spikes.judge(step, self.row)
 
     def _logged(self, step: int) -> bool:
-        return step in (1, self.total) or _every(self.config.trainer.log_every, step) or "norms" in self.row
+        regular = step in (1, self.total) or _every(self.config.trainer.log_every, step)
+        return regular or any(name in self.row for name in ROWS)
 
     def _write_row(self, step: int) -> None:
         self.row_written = step
@@ -357,6 +413,7 @@ class Run:
             step_times=self.step_times,
             **results,
             skipped=self.row.get("skipped", 0),
+            **({} if self.spikes is None else self.spikes.results(self.row)),
             time_to_first_step=self.meta.get("time_to_first_step"),
             wall_time=time.perf_counter() - self.began,
             run_dir=str(self.dir.path),

@@ -69,6 +69,10 @@ class Watchdog(Observer):
         self.reported = (now, step)
 
     @override
+    def rewind(self, step: int) -> None:
+        self.sign, self.reported, self.place = time.monotonic(), None, (step, 0)
+
+    @override
     def close(self, status: str) -> None:
         self.over.set()
         if (

@@ -43,6 +43,9 @@ class Observer:
     def checkpoint(self, moment: Moment, step: int) -> None:
         """Something happened to the checkpoint of a step."""
 
+    def rewind(self, step: int) -> None:
+        """The run has gone back to the state after `step`, and does the steps after it again, on other data."""
+
     def close(self, status: str) -> None:
         """The run ends: `done`, `stopped` or `failed`."""
 
@@ -89,6 +92,11 @@ class Observers:
         """See `Observer.checkpoint`."""
         for observer in self.all:
             observer.checkpoint(moment, step)
+
+    def rewind(self, step: int) -> None:
+        """See `Observer.rewind`."""
+        for observer in self.all:
+            observer.rewind(step)
 
     def close(self, status: str) -> None:
         """See `Observer.close`."""
