@@ -8,6 +8,7 @@ RUN/ledger.jsonl (of further processes ledger.1.jsonl, ...) only ever grows; `lm
 {"event": "saved", "time", "step"}                                                    a checkpoint is whole
 {"event": "end", "time", "step", "status", "seconds"}                                 the attempt ended by itself
 
+A line on steps of several processes has `slowest` where there is a new account of it (see `lmx.run.stragglers`).
 Where a run goes back because of spikes, that is an end with status `rewound` and a start in the same process, with
 `rewound`: from which step to which, and the data left out. `left_out` of a start: all batches that are, from there on
 (see `lmx.data.windows`).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,7 @@ def as_json(life: Life) -> dict[str, Any]:
                 "code": stage.code,
                 "checkpoints": list(stage.attempt.saved),
                 "seconds": dict(stage.attempt.seconds),
+                "slowest": [dict(row["slowest"]) for row in stage.attempt.rows if "slowest" in row],
                 "spikes": [dict(spike) for spike in stage.attempt.spikes],
             }
             for stage in life.stages
@@ -155,6 +157,7 @@ def text(life: Life) -> str:
         else:
             lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
         lines += _spikes(stage.attempt.spikes)
+        lines += _slowest(stage.attempt.rows)
         if stage.attempt.saved:
             lines.append(f"    saved {', '.join(map(str, stage.attempt.saved))}")
     lines.append(f"checkpoints that are there: {', '.join(map(str, life.kept)) or 'none'}")
@@ -204,3 +207,23 @@ def _spikes(spikes: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(stretches) > SHOWN:
         lines.append(f"    and {len(stretches) - SHOWN} more; `output=json` lists them")
     return lines
+
+
+def _slowest(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The host that was named most often for holding the others up, with its mean excess; nothing where none was."""
+    accounts = [row["slowest"] for row in rows if "slowest" in row]
+    named = [account for account in accounts if account["named"]]
+    if not named:
+        return []
+    counts = collections.Counter(account["host"] for account in named)
+    host, times = counts.most_common(1)[0]
+    mine = [account for account in named if account["host"] == host]
+    excess = sum(account["excess"] for account in mine) / times
+    spans = {
+        kind: sum(account[kind] for account in mine) / times for kind in ("input", "step", "save", "between")
+    }
+    kind = max(spans, key=lambda name: spans[name])
+    return [
+        f"    slowest: {host} in {times} of {len(accounts)} accounts, {1000 * excess:.0f} ms a step behind the others, "
+        f"most of it in {kind}"
+    ]

@@ -42,7 +42,13 @@ class TrainConfig(Config):
     watchdog: Watchdog = field(
         "what is taken for a hang",
         effect="bookkeeping",
-        before={"factor": None, "at_least": 300.0, "patience": 10.0},
+        before={
+            "factor": None,
+            "at_least": 300.0,
+            "patience": 10.0,
+            "hosts_every": None,
+            "straggler": 0.1,
+        },
     )
     spikes: Spikes | None = field(
         "what is done about spikes of loss or gradient norm; null: nothing", before=None

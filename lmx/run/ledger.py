@@ -165,6 +165,7 @@ class Ledger(Observer):
             loss=self._row.get("loss"),
             grad_norm=self._row.get("grad_norm"),
             seconds=seconds,
+            **({"slowest": self._row["slowest"]} if "slowest" in self._row else {}),
         )
         self._first = self._step + 1
 

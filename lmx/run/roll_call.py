@@ -44,6 +44,23 @@ class RollCall:
         return self.names[process]
 
 
+def tell(what: str, account: str) -> None:
+    """Leaves this process's account under a name; where the service is gone, nothing happens."""
+    try:
+        _client().key_value_set(f"lmx/{what}/{jax.process_index()}", account, allow_overwrite=True)
+    except Exception:  # the run itself will say so
+        return
+
+
+def everybody(what: str) -> dict[int, str]:
+    """Process -> the account that it left last; of those that did. Waits for nobody."""
+    try:
+        found = _client().key_value_dir_get(f"lmx/{what}/")
+    except Exception:
+        return {}
+    return {int(key.rpartition("/")[2]): said for key, said in found}
+
+
 def _client() -> Any:
     from jax._src import distributed
 

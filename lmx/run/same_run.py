@@ -12,7 +12,7 @@ import numpy as np
 
 from lmx.io.manifest import Manifest, read_manifest
 
-TIMES = ("step_time", "tokens_per_second", "mfu")
+TIMES = ("step_time", "tokens_per_second", "mfu", "slowest")
 """Metrics that say how long something took: they differ between any two runs."""
 RESULTS = ("loss", "eval_loss", "eval_bits_per_byte", "skipped", "steps", "tokens")
 
@@ -162,7 +162,7 @@ def _metrics(run: Path) -> dict[tuple[int, str], Any]:
         row = json.loads(line)
         step = row.pop("step")
         for name, value in _flat(row):
-            if name not in TIMES:
+            if name.partition(".")[0] not in TIMES:
                 number = len([1 for key in found if key == (step, name)])
                 found[step, name if not number else f"{name} (again)"] = value
     return found
