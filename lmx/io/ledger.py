@@ -4,6 +4,7 @@ RUN/ledger.jsonl (of further processes ledger.1.jsonl, ...) only ever grows; `lm
 
 {"event": "start", "time", "attempt", "step", "total", "batch", "config", "seed", "devices", "mesh", "hosts"}
 {"event": "spike", "time", "step", "loss", "grad_norm", "loss_deviations", "grad_norm_deviations", "first_batch", ...}
+{"event": "corruption", "time", "step", "what", "where", "error", "devices"}          a replay differed
 {"event": "steps", "time", "first", "last", "data", "loss", "grad_norm", "seconds"}   done, on this data
 {"event": "saved", "time", "step"}                                                    a checkpoint is whole
 {"event": "end", "time", "step", "status", "seconds"}                                 the attempt ended by itself
@@ -14,7 +15,7 @@ Where a run goes back because of spikes, that is an end with status `rewound` an
 (see `lmx.data.windows`).
 
 `data` is a sum over rows, so that it does not depend on how many processes read them. `seconds` are those of the
-attempt so far: start, training, input, evaluate, sample, save.
+attempt so far: start, training, input, replay, evaluate, sample, save.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 from lmx.config.foreign import parse_json
 
 MODULUS = 1 << 64
-KINDS = ("start", "training", "input", "evaluate", "sample", "save")
+KINDS = ("start", "training", "input", "replay", "evaluate", "sample", "save")
 
 
 def file_name(process: int) -> str:
@@ -46,6 +47,7 @@ class Attempt(NamedTuple):
     rows     its lines on steps
     saved    steps of its whole checkpoints
     spikes   its lines on spikes
+    corrupt  its lines on replays that differed
     """
 
     start: Mapping[str, Any]
@@ -56,6 +58,7 @@ class Attempt(NamedTuple):
     rows: tuple[Mapping[str, Any], ...]
     saved: tuple[int, ...]
     spikes: tuple[Mapping[str, Any], ...] = ()
+    corrupt: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def went_back(self) -> Mapping[str, Any] | None:
@@ -68,8 +71,9 @@ class Goodput(NamedTuple):
 
     wall      from the first start to the last account
     seconds   `training` that counts, and what does not: `start` (set-up, compiling, restoring), `input` (the devices
-              waited for a batch), `evaluate`, `sample`, `save` (as far as it held training up), `lost` (training of
-              steps that were done again), `down` (between the last account of an attempt and the start of the next)
+              waited for a batch), `replay`, `evaluate`, `sample`, `save` (as far as it held training up), `lost`
+              (training of steps that were done again), `down` (between the last account of an attempt and the start of
+              the next)
     lost      steps that were done again
     restarts  attempts after the first, but those that began because the run went back on spikes
     """
@@ -150,6 +154,8 @@ def attempts_of(lines: Sequence[Mapping[str, Any]]) -> list[Attempt]:
             now = now._replace(saved=(*now.saved, line["step"]))
         elif line["event"] == "spike":
             now = now._replace(spikes=(*now.spikes, line))
+        elif line["event"] == "corruption":
+            now = now._replace(corrupt=(*now.corrupt, line))
         elif line["event"] == "end":
             now = now._replace(step=line["step"], status=line["status"])
         if "seconds" in line:

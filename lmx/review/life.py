@@ -112,6 +112,7 @@ def as_json(life: Life) -> dict[str, Any]:
                 "checkpoints": list(stage.attempt.saved),
                 "seconds": dict(stage.attempt.seconds),
                 "slowest": [dict(row["slowest"]) for row in stage.attempt.rows if "slowest" in row],
+                "corruption": [dict(one) for one in stage.attempt.corrupt],
                 "spikes": [dict(spike) for spike in stage.attempt.spikes],
             }
             for stage in life.stages
@@ -157,6 +158,11 @@ def text(life: Life) -> str:
         else:
             lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
         lines += _spikes(stage.attempt.spikes)
+        lines += [
+            f"    corruption at step {one['step']}: {one['what']}, {one['where']}; "
+            f"{' or '.join(one['devices']) or 'which device is not known'}"
+            for one in stage.attempt.corrupt
+        ]
         lines += _slowest(stage.attempt.rows)
         if stage.attempt.saved:
             lines.append(f"    saved {', '.join(map(str, stage.attempt.saved))}")

@@ -14,6 +14,7 @@ from lmx.layers import Kernels, Precision
 from lmx.models import Model
 from lmx.optim import Optimizer, Schedule
 from lmx.run.hosts_config import Distributed
+from lmx.run.replay_config import Replay
 from lmx.run.watchdog_config import Watchdog
 from lmx.run.xla_config import Xla
 from lmx.train import RewindSpikes, Spikes, Trainer
@@ -52,6 +53,11 @@ class TrainConfig(Config):
     )
     spikes: Spikes | None = field(
         "what is done about spikes of loss or gradient norm; null: nothing", before=None
+    )
+    replay: Replay | None = field(
+        "micro-batches computed twice, on other devices, and compared; null: none",
+        effect="bookkeeping",
+        before=None,
     )
     fault: Fault | None = field(
         "something that goes wrong in this run, on purpose; null: nothing", effect="bookkeeping", before=None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lmx.run.witness import row_hashes
 from lmx.train.observe import Moment, Observer, Phase
 from lmx.types import Batch
 
-_AROUND = ("evaluate", "sample", "save")
+_AROUND = ("replay", "evaluate", "sample", "save")
 """Phases in which no step is computed."""
 
 
@@ -149,6 +149,10 @@ class Ledger(Observer):
     def checkpoint(self, moment: Moment, step: int) -> None:
         if moment == "saved" and self._file is not None:
             self._write("saved", time.time(), step=step)
+
+    def note(self, event: str, step: int, facts: Mapping[str, Any]) -> None:
+        """A line of its own on something that happened at a step."""
+        self._write(event, time.time(), step=step, **facts)
 
     def _flush(self) -> None:
         """A line on the steps that none tells of yet."""

@@ -12,7 +12,6 @@ from lmx.run.build import Parts
 from lmx.run.config import TrainConfig
 from lmx.run.hosts import several
 from lmx.run.ledger import Ledger
-from lmx.run.spikes import SpikeGuard
 from lmx.run.stragglers import Stragglers
 from lmx.run.watchdog import Watchdog
 from lmx.run.witness import WITNESS, Witness
@@ -21,9 +20,12 @@ from lmx.train.observe import Observer, Observers
 
 
 def observers_of(
-    config: TrainConfig, parts: Parts, run_path: Path, ledger: Ledger, spikes: SpikeGuard | None
+    config: TrainConfig, parts: Parts, run_path: Path, ledger: Ledger, *more: Observer | None
 ) -> Observers:
-    """The observers of a run in the directory `run_path`; `ledger` is the last, so that it sees what is trained on."""
+    """The observers of a run in the directory `run_path`; `ledger` is the last, so that it sees what is trained on.
+
+    `more` come before it: what they put into a row is in the ledger.
+    """
     found: list[Observer] = []
     if folder := os.environ.get(WITNESS):
         rows = rows_of_process(parts.batch_sharding).rows(config.trainer.batch_sequences())
@@ -37,6 +39,5 @@ def observers_of(
         data = getattr(config.data, "path", None)
         site = Site(run_path, jax.process_index(), None if data is None else Path(data).expanduser())
         found.append(config.fault.build(site))
-    if spikes is not None:
-        found.append(spikes)
+    found += [one for one in more if one is not None]
     return Observers([*found, ledger])

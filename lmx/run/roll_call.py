@@ -17,7 +17,7 @@ class RollCall:
         self.mine, self.count = jax.process_index(), jax.process_count()
         self.names = {self.mine: f"process {self.mine} on {platform.node()} (pid {os.getpid()})"}
         if self.count > 1:
-            _client().key_value_set(f"lmx/name/{self.mine}", self.names[self.mine])
+            _client().key_value_set(f"lmx/name/{self.mine}", self.names[self.mine], allow_overwrite=True)
 
     def call(self, what: str, account: str, patience: float) -> dict[int, str]:
         """Process -> what it calls this with, of those that do within `patience` seconds."""

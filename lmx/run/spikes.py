@@ -19,7 +19,7 @@ from lmx.train.spikes import no_statistics
 from lmx.train.spikes_config import RewindSpikes, SkipSpikes, Spikes
 from lmx.types import TrainState
 
-ROWS = ("norms", "spike", "rewound")
+ROWS = ("norms", "spike", "rewound", "corruption")
 """What makes a step's row one that is written to metrics.jsonl, whatever `trainer.log_every`."""
 
 

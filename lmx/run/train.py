@@ -32,6 +32,8 @@ from lmx.run.numbers import Throughput, describe, summary, words_at_end
 from lmx.run.observers import observers_of
 from lmx.run.origin import keep_origin
 from lmx.run.prepare import prepare
+from lmx.run.replay import Replay
+from lmx.run.roll_call import RollCall
 from lmx.run.spikes import ROWS, GoBack, SpikeGuard, abstract_for, adapted, checkpoint_before, told
 from lmx.sharding.rows import rows_of_process
 from lmx.train.evaluate import Evaluation
@@ -81,7 +83,10 @@ class Run:
         self.start, self.windows = 0, ()
         self.ledger = self._ledger(composed.hash)
         self.spikes = self._spike_guard(run_path)
-        self.observers = observers_of(self.config, self.parts, run_path, self.ledger, self.spikes)
+        self.replay = self._replay()
+        self.observers = observers_of(
+            self.config, self.parts, run_path, self.ledger, self.spikes, self.replay
+        )
         self.checkpoints = Checkpoints(
             run_path / "checkpoints",
             self.config.checkpoint,
@@ -137,6 +142,11 @@ class Run:
     def _spike_guard(self, run_path: Path) -> SpikeGuard | None:
         config, size = self.config.spikes, self.config.trainer.batch_sequences()
         return None if config is None else SpikeGuard(config, run_path, size, lambda text: self.log.say(text))
+
+    def _replay(self) -> Replay | None:
+        if self.config.replay is None:
+            return None
+        return Replay(self.config, self.parts, RollCall(), self.ledger, lambda text: self.log.say(text))
 
     def _restore(self) -> TrainState:
         """The state to go on from; sets the step that it is of, and the batches that are left out after it."""
@@ -268,6 +278,8 @@ class Run:
             yield to_devices(batch, self.parts.batch_sharding)
 
     def _step(self, state: TrainState, batch: Batch, step: int) -> tuple[TrainState, dict[str, Any]]:
+        if self.replay is not None:
+            self.replay.before(step, state.params, batch, self.observers)
         with self.observers.during("step", step):
             state, metrics = self.step_program(
                 state, batch, norms=_every(self.config.trainer.norms_every, step)

@@ -25,7 +25,7 @@ from lmx.train.observe import Observer, Phase
 
 USUAL = 50
 """Steps whose median time is the usual one."""
-UNWATCHED = ("restore", "evaluate", "sample")
+UNWATCHED = ("restore", "replay", "evaluate", "sample")
 GONE_S = 2.0
 """How long a failed process waits for the others to say that they are still there."""
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lmx.types import Batch
 
-Phase = Literal["restore", "input", "step", "evaluate", "sample", "save"]
+Phase = Literal["restore", "input", "step", "replay", "evaluate", "sample", "save"]
 """What the training thread does, one after another: `input` waits for a batch, `save` is the part of a save that
 holds the training up."""
 
@@ -36,6 +36,13 @@ class Observer:
 
     def dispatched(self, step: int, metrics: dict[str, Any]) -> None:
         """The devices have been told to do a step; `metrics` are to come: reading them would wait."""
+
+    def copied(self, step: int, where: str, name: str, parts: list[Any]) -> list[Any]:
+        """A replay has copied this process's parts of an array to other devices; what comes back is replayed.
+
+        `where`: `parameters` to be compared, the same before `computing`, or `gradients` that came out.
+        """
+        return parts
 
     def report(self, step: int, row: dict[str, Any]) -> None:
         """The numbers of a step are here."""
@@ -82,6 +89,12 @@ class Observers:
         """See `Observer.dispatched`."""
         for observer in self.all:
             observer.dispatched(step, metrics)
+
+    def copied(self, step: int, where: str, name: str, parts: list[Any]) -> list[Any]:
+        """See `Observer.copied`; each sees what the one before it made."""
+        for observer in self.all:
+            parts = observer.copied(step, where, name, parts)
+        return parts
 
     def report(self, step: int, row: dict[str, Any]) -> None:
         """See `Observer.report`."""
