@@ -127,7 +127,8 @@ def words(went: Mapping[str, Any]) -> str:
 
 def checkpoint_before(checkpoints: Checkpoints, back: GoBack) -> int:
     """The newest whole checkpoint from before the spikes, the same for all processes; Diverged where there is none."""
-    earlier = [step for step in checkpoints.steps() if step < back.first]
+    first = jax.process_index() == 0  # the others do not look: it may still be removing old ones
+    earlier = [step for step in checkpoints.steps() if step < back.first] if first else []
     found = int(of_first(str(max(earlier, default=-1))))
     if found < 0:
         raise Diverged(

@@ -148,11 +148,14 @@ class Run:
             return None
         return Replay(self.config, self.parts, RollCall(), self.ledger, lambda text: self.log.say(text))
 
-    def _restore(self) -> TrainState:
-        """The state to go on from; sets the step that it is of, and the batches that are left out after it."""
+    def _restore(self, known: int | None = None) -> TrainState:
+        """The state to go on from; sets the step that it is of, and the batches that are left out after it.
+
+        `known`: a checkpoint that says which form its state has; None: the newest.
+        """
         with self.observers.during("restore", 0):
             wanted = self.parts.abstract_state
-            restored = self.checkpoints.restore(abstract_for(self.checkpoints, wanted))
+            restored = self.checkpoints.restore(abstract_for(self.checkpoints, wanted, known))
         self.start = restored.step
         self.windows = in_force(windows_of(restored.meta.get("left_out")), self.noted, self.start)
         return adapted(restored.state, wanted)
@@ -224,8 +227,8 @@ class Run:
         """To the newest checkpoint from before the spikes, and on without the data read since then."""
         self.checkpoints.wait()
         before = self.windows
-        self.checkpoints.rewind(checkpoint_before(self.checkpoints, back))
-        self.state = self._restore()
+        self.checkpoints.rewind(target := checkpoint_before(self.checkpoints, back))
+        self.state = self._restore(target)
         self.checkpoints.rewind(self.start)
         self.windows = gone_back(before, at=back.at, to=self.start, since=back.first)
         self.dir.cut_metrics(self.start)
