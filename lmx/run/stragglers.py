@@ -77,7 +77,7 @@ class Stragglers(Observer):
         which on a host's excess is said.
         """
         self.calls, self.every, self.log_every, self.named = calls, every * log_every, log_every, named
-        self.spans = dict.fromkeys((*WORK, "wait"), 0.0)
+        self.spans: dict[str, float] = dict.fromkeys((*WORK, "wait"), 0.0)
         self.mark: float | None = None
         self.first, self.steps = True, 0
         self.accounts: dict[int, Account] = {}
