@@ -45,8 +45,9 @@ class TrainState(NamedTuple):
     params      tree of arrays
     opt_state   the optimizer's state
     ema         exponential moving average of params, or None
-    skipped     int32 [], updates left out because the loss or a gradient was not finite
-    skipped_run int32 [], how many of those came directly one after another, up to now
+    skipped     int32 [], updates left out because the loss or a gradient was not finite, or a spike
+    skipped_run int32 [], how many that were not finite came directly one after another, up to now
+    spikes      `lmx.train.spikes.Statistics`, or None where nobody looks for spikes
     """
 
     step: Any
@@ -55,6 +56,7 @@ class TrainState(NamedTuple):
     ema: Tree
     skipped: Any
     skipped_run: Any
+    spikes: Tree = None
 
 
 class KVCache(NamedTuple):

@@ -77,7 +77,15 @@ def train_config(changes: dict[str, Any]) -> Any:
         "watchdog": "default",
     }.items():
         tree[group] = read_option(group, name)
-    tree |= {"name": "test", "waive": {}, "fault": None, "resume": None, "output": "text"}
+    tree |= {
+        "name": "test",
+        "waive": {},
+        "spikes": None,
+        "replay": None,
+        "fault": None,
+        "resume": None,
+        "output": "text",
+    }
     return TrainConfig.model_validate(OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
 
 

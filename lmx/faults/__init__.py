@@ -2,6 +2,7 @@
 
 from lmx.faults.config import (
     BadShard,
+    BitFlip,
     ClockSkew,
     DiskFull,
     Fault,
@@ -19,6 +20,7 @@ from lmx.faults.config import (
 
 __all__ = [
     "BadShard",
+    "BitFlip",
     "ClockSkew",
     "DiskFull",
     "Fault",

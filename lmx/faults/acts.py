@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import resource
@@ -187,14 +188,19 @@ def tear(folder: Path, damage: str) -> None:
 
 
 class OfBatches(Staged):
-    """A fault of the batches of some steps."""
+    """A fault of some batches, from that of its step on; a run that goes back reads the rest of them."""
+
+    left = 0
 
     @override
     def batch(self, step: int, batch: Batch) -> Batch:
         if self.due(step):
             self.happen(step)
-            self.until = step + self.config.steps
-        return self.spoil(batch) if step < getattr(self, "until", 0) else batch
+            self.left = self.config.steps
+        if not self.left:
+            return batch
+        self.left -= 1
+        return self.spoil(batch)
 
     def spoil(self, batch: Batch) -> Batch:
         """The batch that is trained on instead."""
@@ -272,3 +278,27 @@ class SlowStorage(Staged):
             if self.armed:
                 self.happen(step)
             time.sleep(self.config.delay)
+
+
+class BitFlip(Staged):
+    """See the configuration. It is the highest bit of the mantissa of the first number that the device holds."""
+
+    @override
+    def copied(self, step: int, where: str, name: str, parts: list[Any]) -> list[Any]:
+        config = self.config
+        if where != config.where or not self.due(step) or not fnmatch.fnmatch(name, config.path):
+            return parts
+        self.happen(step)
+        own = sorted((part.device for part in parts), key=lambda device: device.id)
+        hit = own[config.device % len(own)]
+        return [flipped(part) if part.device == hit else part for part in parts]
+
+
+def flipped(part: Any) -> Any:
+    """An array on one device with a bit of its first number flipped."""
+    import jax
+
+    found = np.array(part)
+    words = found.reshape(-1).view(f"uint{8 * found.dtype.itemsize}")
+    words[0] ^= 1 << (8 * found.dtype.itemsize - 10)
+    return jax.device_put(found, part.device)

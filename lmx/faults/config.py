@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lmx.config.component import Component, field
-from lmx.config.types import Count, Duration, Positive
+from lmx.config.types import Count, Duration, Positive, Text
 
 RECORD = "faults.jsonl"
 """In the run's directory: faults that have been staged. A run that goes on is not disturbed again."""
@@ -102,3 +102,15 @@ class BadShard(Fault):
     """A file of the data vanishes, or loses its second half, while it is read; it is kept as FILE.before-fault."""
 
     damage: Literal["vanished", "truncated"] = field("what is done to it", effect="bookkeeping")
+
+
+class BitFlip(Fault):
+    """A bit of what one device holds flips while a micro-batch is replayed: silent corruption, for `replay` to find."""
+
+    device: Count = field("number of the device among the process's own", effect="bookkeeping")
+    where: Literal["parameters", "computing", "gradients"] = field(
+        "in the copy of the parameters; in them when they were compared already, so that the device computes something "
+        "else; in a gradient",
+        effect="bookkeeping",
+    )
+    path: Text = field("a pattern; the first array of such a name is hit", effect="bookkeeping")

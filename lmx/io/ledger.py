@@ -3,29 +3,36 @@
 RUN/ledger.jsonl (of further processes ledger.1.jsonl, ...) only ever grows; `lmx.run.ledger` writes it:
 
 {"event": "start", "time", "attempt", "step", "total", "batch", "config", "seed", "devices", "mesh", "hosts"}
+{"event": "spike", "time", "step", "loss", "grad_norm", "loss_deviations", "grad_norm_deviations", "first_batch", ...}
+{"event": "corruption", "time", "step", "what", "where", "error", "devices"}          a replay differed
 {"event": "steps", "time", "first", "last", "data", "loss", "grad_norm", "seconds"}   done, on this data
 {"event": "saved", "time", "step"}            a checkpoint is whole; "unsaved": it could not be written
 {"event": "sent", "time", "step"}             it is whole in the remote tier; "unsent": it does not come there
 {"event": "end", "time", "step", "status", "seconds"}                                 the attempt ended by itself
 
+A line on steps of several processes has `slowest` where there is a new account of it (see `lmx.run.stragglers`).
+Where a run goes back because of spikes, that is an end with status `rewound` and a start in the same process, with
+`rewound`: from which step to which, and the data left out. `left_out` of a start: all batches that are, from there on
+(see `lmx.data.windows`).
+
 `data` is a sum over rows, so that it does not depend on how many processes read them. `seconds` are those of the
-attempt so far: start, training, input, evaluate, sample, save.
+attempt so far: start, training, input, replay, evaluate, sample, save.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmx.io.lines import Lines, is_count, is_text, is_time, maybe, misfit, read_lines
+from lmx.io.lines import Lines, is_count, is_switch, is_text, is_time, maybe, misfit, read_lines
 
 MODULUS = 1 << 64
 WORTH_TELLING = 60.0
 """Seconds of a run from which its goodput says something: a shorter one is set-up and noise."""
-KINDS = ("start", "training", "input", "evaluate", "sample", "save")
+KINDS = ("start", "training", "input", "replay", "evaluate", "sample", "save")
 
 
 def file_name(process: int) -> str:
@@ -39,11 +46,13 @@ class Attempt(NamedTuple):
     start    its first line
     last     time of its last line with an account of seconds, seconds since the epoch
     step     the last step that it tells of
-    status   done, stopped or failed; None: it died, or is at work
+    status   done, stopped, failed or rewound; None: it died, or is at work
     seconds  where its time went
     rows     its lines on steps
     saved    steps of its whole checkpoints; `sent`: of those that are in the remote tier too
     unsaved  steps of those that could not be written; `unsent`: that did not come to the remote tier
+    spikes   its lines on spikes
+    corrupt  its lines on replays that differed
     """
 
     start: Mapping[str, Any]
@@ -56,6 +65,13 @@ class Attempt(NamedTuple):
     unsaved: tuple[int, ...] = ()
     sent: tuple[int, ...] = ()
     unsent: tuple[int, ...] = ()
+    spikes: tuple[Mapping[str, Any], ...] = ()
+    corrupt: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def went_back(self) -> Mapping[str, Any] | None:
+        """Where the run went back to begin this attempt: what its first line says of that."""
+        return self.start.get("rewound")
 
 
 class Goodput(NamedTuple):
@@ -63,10 +79,11 @@ class Goodput(NamedTuple):
 
     wall      from the first start to the last account
     seconds   `training` that counts, and what does not: `start` (set-up, compiling, restoring), `input` (the devices
-              waited for a batch), `evaluate`, `sample`, `save` (as far as it held training up), `lost` (training of
-              steps that were done again), `down` (between the last account of an attempt and the start of the next)
+              waited for a batch), `replay`, `evaluate`, `sample`, `save` (as far as it held training up), `lost`
+              (training of steps that were done again), `down` (between the last account of an attempt and the start of
+              the next)
     lost      steps that were done again
-    restarts  attempts after the first
+    restarts  attempts after the first, but those that began because the run went back on spikes
     """
 
     wall: float
@@ -119,7 +136,8 @@ def read_ledger(path: Path) -> Lines:
 
 def _wrong(line: Mapping[str, Any]) -> str | None:
     """What keeps a line from being read, in words."""
-    return misfit(line, _ANY) or misfit(line, _SHAPES.get(line["event"], {}))
+    extra = {key: check for key, check in _MAYBE.items() if key in line}
+    return misfit(line, _ANY) or misfit(line, {**_SHAPES.get(line["event"], {}), **extra})
 
 
 def _is_sum(value: Any) -> bool:
@@ -130,21 +148,56 @@ def _are_seconds(value: Any) -> bool:
     return isinstance(value, dict) and all(map(is_time, value.values()))
 
 
+def _is_loss(value: Any) -> bool:
+    """A number, or what a loss that is none is written as."""
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in ("NaN", "Infinity", "-Infinity")
+
+
 def _is_mesh(value: Any) -> bool:
     return isinstance(value, dict) and all(map(is_count, value.values()))
 
 
+def _is_window(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 6 and all(map(is_count, value))
+
+
+def _are_windows(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_window, value))
+
+
+def _went_back(value: Any) -> bool:
+    return isinstance(value, dict) and misfit(value, {**_DATA, **_count("at", "to", "first_spike")}) is None
+
+
+def _is_slowest(value: Any) -> bool:
+    seconds = dict.fromkeys(("excess", "input", "step", "save", "between"), is_time)
+    return isinstance(value, dict) and misfit(value, {"host": is_text, "named": is_switch, **seconds}) is None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_text, value))
+
+
+def _count(*names: str) -> dict[str, Callable[[Any], bool]]:
+    return dict.fromkeys(names, is_count)
+
+
+_DATA = _count("first_batch", "last_batch", "first_sequence", "last_sequence")
 _ANY = {"event": is_text, "time": is_time}
 _SHAPES = {
     "start": {
-        **dict.fromkeys(("attempt", "step", "batch", "hosts", "seed"), is_count),
+        **_count("attempt", "step", "batch", "hosts", "seed"),
         **dict.fromkeys(("config", "devices"), is_text),
         "mesh": _is_mesh,
     },
     "steps": {"first": is_count, "last": is_count, "data": _is_sum, "seconds": _are_seconds},
     **{event: {"step": is_count} for event in ("saved", "unsaved", "sent", "unsent")},
+    "spike": {"step": is_count, "loss": _is_loss, **_DATA},
+    "corruption": {"step": is_count, "what": is_text, "where": is_text, "devices": _are_texts},
     "end": {"step": is_count, "status": maybe(is_text), "seconds": _are_seconds},
 }
+_MAYBE = {"rewound": _went_back, "left_out": _are_windows, "slowest": _is_slowest}
+"""Keys that only some lines have."""
 
 
 def attempts_of(lines: Sequence[Mapping[str, Any]]) -> list[Attempt]:
@@ -161,6 +214,10 @@ def attempts_of(lines: Sequence[Mapping[str, Any]]) -> list[Attempt]:
             now = now._replace(step=line["last"], rows=(*now.rows, line))
         elif line["event"] in ("saved", "unsaved", "sent", "unsent"):
             now = now._replace(**{line["event"]: (*getattr(now, line["event"]), line["step"])})
+        elif line["event"] == "spike":
+            now = now._replace(spikes=(*now.spikes, line))
+        elif line["event"] == "corruption":
+            now = now._replace(corrupt=(*now.corrupt, line))
         elif line["event"] == "end":
             now = now._replace(step=line["step"], status=line["status"])
         if "seconds" in line:
@@ -185,7 +242,8 @@ def goodput_of(attempts: Sequence[Attempt]) -> Goodput | None:
             part = one.seconds.get("training", 0.0) * min(again / done, 1.0)
             seconds["lost"] += part
             seconds["training"] -= part
-    return Goodput(attempts[-1].last - attempts[0].start["time"], seconds, lost, len(attempts) - 1)
+    restarts = sum(attempt.went_back is None for attempt in attempts[1:])
+    return Goodput(attempts[-1].last - attempts[0].start["time"], seconds, lost, restarts)
 
 
 def seen_by(folder: Path) -> Seen | None:

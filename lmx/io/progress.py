@@ -46,8 +46,12 @@ def one_line(row: dict[str, Any]) -> str:
         "tokens_per_second": lambda v: f"{readable(v)} tokens/s",
         "mfu": lambda v: f"MFU {100 * v:.1f}%",
         "skipped": lambda v: f"{v} skipped" if v else "",
+        "spikes": lambda v: f"{v} spike{'s' if v > 1 else ''}" if v else "",
     }
     parts = [form(value) for key, form in forms.items() if (value := _number(row, key)) is not None]
+    slowest = row.get("slowest")
+    if isinstance(slowest, dict) and slowest.get("named"):
+        parts.append(f"process {slowest['process']} is {1000 * slowest['excess']:.0f} ms a step slower")
     return "  ".join(part for part in parts if part)
 
 
@@ -107,7 +111,10 @@ class Progress:
             # Evaluations stay on the screen; the rest is in the bar.
             if "eval/loss" in row:
                 self.say(f"step {step}  {one_line(row)}")
-            short = {key: row.get(key) for key in ("loss", "tokens_per_second", "mfu", "skipped")}
+            short = {
+                key: row.get(key)
+                for key in ("loss", "tokens_per_second", "mfu", "skipped", "spikes", "slowest")
+            }
             self._bar.update(self._task, description=one_line(short))
         elif self._mode == "lines":
             self.show(f"step {step}/{self._total}  {one_line(row)}{self._eta(step)}")

@@ -91,6 +91,13 @@ class Sinks:
         self._note(f"WARNING: {text}")
         self._show(f"WARNING: {text}")
 
+    def rewind(self, step: int) -> None:
+        """metrics.jsonl was replaced by one that ends at `step`, and the run goes on from there."""
+        if self._metrics is not None:
+            self._metrics.reopen()
+        if self._boards is not None:
+            self._boards.put("rewind", step, None)
+
     def close(self) -> None:
         """Writes out all that is queued."""
         if self._boards is not None and (problem := self._boards.close()):
@@ -144,6 +151,12 @@ class LineFile:
         except OSError as error:
             return error.strerror or str(error)
         return None
+
+    def reopen(self) -> None:
+        """Goes on in the file that has this name now."""
+        with self._lock:
+            os.close(self._handle)
+            self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def close(self) -> None:
         """Tries once more to write what waits."""
@@ -227,6 +240,8 @@ class Dashboards:
                 for board in boards:
                     if kind == "text":
                         board.text(step, *value)
+                    elif kind == "rewind":
+                        board.rewind(step)
                     else:
                         board.scalars(step, dict(flatten(to_plain(value))))
             for board in boards:
@@ -240,9 +255,9 @@ class _TensorBoard:
     def __init__(self, folder: Path, tree: dict[str, Any], start: int) -> None:
         from tensorboardX import SummaryWriter
 
+        self._open = lambda purge: SummaryWriter(str(folder / "tensorboard"), flush_secs=10, purge_step=purge)
         # Events after `start` belong to a past that a resumed run went back on.
-        purge: Any = start + 1 if start else None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=10, purge_step=purge)
+        self._writer = self._open(start + 1 if start else None)
         if not start:
             import yaml
 
@@ -257,6 +272,10 @@ class _TensorBoard:
     def text(self, step: int, tag: str, text: str) -> None:
         indented = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown: as it stands
         self._writer.add_text(tag, indented, step)
+
+    def rewind(self, step: int) -> None:
+        self._writer.close()
+        self._writer = self._open(step + 1)
 
     def close(self) -> None:
         self._writer.close()
@@ -285,6 +304,9 @@ class _Wandb:
 
     def text(self, step: int, tag: str, text: str) -> None:
         self._run.log({tag: self._wandb.Html(f"<pre>{_escape(text)}</pre>")}, step=step)
+
+    def rewind(self, step: int) -> None:
+        pass  # its steps only grow: rows appear again where the run is past its old end
 
     def close(self) -> None:
         self._run.finish()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +55,7 @@ def of(path: Path) -> Life:
         raise RequestError(lines.bad[0])
     if not attempts:
         raise RequestError(f"{path}: this run has no {file_name(0)}: it was made before ledgers were kept")
-    starts = read_provenance(path)[-len(attempts) :]
-    codes = [""] * (len(attempts) - len(starts)) + [_code(start) for start in starts]
+    codes = _codes(path, attempts)
     at_work = holder(path) is not None
     stages = []
     for i, (attempt, code) in enumerate(zip(attempts, codes, strict=True)):
@@ -75,6 +75,14 @@ def of(path: Path) -> Life:
         tuple(sorted(int(p.name) for p in path.glob("checkpoints/*") if p.name.isdecimal())),
         lines.bad + read_rows(path).bad,
     )
+
+
+def _codes(path: Path, attempts: Sequence[Attempt]) -> list[str]:
+    """The code of each attempt; one that began because the run went back is in the process of the one before it."""
+    processes = list(itertools.accumulate(int(attempt.went_back is None) for attempt in attempts))
+    starts = read_provenance(path)[-processes[-1] :]
+    known = [""] * (processes[-1] - len(starts)) + [_code(start) for start in starts]
+    return [known[max(number, 1) - 1] for number in processes]
 
 
 def _code(start: Mapping[str, Any]) -> str:
@@ -115,6 +123,9 @@ def as_json(life: Life) -> dict[str, Any]:
                 "sent": list(stage.attempt.sent),
                 "not_sent": list(stage.attempt.unsent),
                 "seconds": dict(stage.attempt.seconds),
+                "slowest": [dict(row["slowest"]) for row in stage.attempt.rows if "slowest" in row],
+                "corruption": [dict(one) for one in stage.attempt.corrupt],
+                "spikes": [dict(spike) for spike in stage.attempt.spikes],
             }
             for stage in life.stages
         ],
@@ -163,7 +174,20 @@ def text(life: Life) -> str:
         lines.append(
             f"attempt {number}  {when}, {took}: steps {start['step'] + 1} to {stage.attempt.step}{lost}, {stage.status}"
         )
-        lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
+        if (went := stage.attempt.went_back) is not None:
+            lines.append(
+                f"    went back from step {went['at']} to {went['to']}: spikes since step {went['first_spike']}; "
+                f"left out: {_data(went, went)}"
+            )
+        else:
+            lines.append(f"    {devices}{code}, configuration {start['config'][:10]}, seed {start['seed']}")
+        lines += _spikes(stage.attempt.spikes)
+        lines += [
+            f"    corruption at step {one['step']}: {one['what']}, {one['where']}; "
+            f"{' or '.join(one['devices']) or 'which device is not known'}"
+            for one in stage.attempt.corrupt
+        ]
+        lines += _slowest(stage.attempt.rows)
         lines += _saves(stage.attempt)
     lines += [f"damaged: {line}" for line in life.damaged]
     lines.append(f"checkpoints that are there: {', '.join(map(str, life.kept)) or 'none'}")
@@ -183,3 +207,53 @@ def text(life: Life) -> str:
     if life.goodput is not None:
         lines.append(life.goodput.words())
     return "\n".join(lines)
+
+
+SHOWN = 5
+"""Stretches of spikes that are listed of an attempt."""
+
+
+def _data(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    return (
+        f"batches {first['first_batch']} to {last['last_batch']}, sequences {first['first_sequence']} to "
+        f"{last['last_sequence']}"
+    )
+
+
+def _spikes(spikes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each stretch of spikes: where, how high, on which data."""
+    stretches: list[list[Mapping[str, Any]]] = []
+    for spike in spikes:
+        if stretches and spike["step"] == stretches[-1][-1]["step"] + 1:
+            stretches[-1].append(spike)
+        else:
+            stretches.append([spike])
+    lines = []
+    for stretch in stretches[:SHOWN]:
+        first, last = stretch[0], stretch[-1]
+        where = f"step {first['step']}" if len(stretch) == 1 else f"steps {first['step']} to {last['step']}"
+        highest = max(float(one["loss"]) for one in stretch)
+        lines.append(f"    spike at {where}, loss up to {highest:.4f}, {_data(first, last)}")
+    if len(stretches) > SHOWN:
+        lines.append(f"    and {len(stretches) - SHOWN} more; `output=json` lists them")
+    return lines
+
+
+def _slowest(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The host that was named most often for holding the others up, with its mean excess; nothing where none was."""
+    accounts = [row["slowest"] for row in rows if "slowest" in row]
+    named = [account for account in accounts if account["named"]]
+    if not named:
+        return []
+    counts = collections.Counter(account["host"] for account in named)
+    host, times = counts.most_common(1)[0]
+    mine = [account for account in named if account["host"] == host]
+    excess = sum(account["excess"] for account in mine) / times
+    spans = {
+        kind: sum(account[kind] for account in mine) / times for kind in ("input", "step", "save", "between")
+    }
+    kind = max(spans, key=lambda name: spans[name])
+    return [
+        f"    slowest: {host} in {times} of {len(accounts)} accounts, {1000 * excess:.0f} ms a step behind the others, "
+        f"most of it in {kind}"
+    ]

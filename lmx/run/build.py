@@ -121,9 +121,7 @@ def abstract_states(
     dtype = jnp.dtype(config.trainer.param_dtype)
     param_shardings = param_tree.shardings(specs, mesh, config.mesh.rules)
     abstract_params = param_tree.abstract(specs, dtype, param_shardings)
-    abstract_state = jax.eval_shape(
-        lambda p: init_state(p, tx, ema=config.optimizer.ema_decay is not None), abstract_params
-    )
+    abstract_state = jax.eval_shape(lambda p: init_state(p, tx, **_kept_beside(config)), abstract_params)
     everywhere = NamedSharding(mesh, jax.P())
     state_shardings = TrainState(
         step=everywhere,
@@ -132,6 +130,7 @@ def abstract_states(
         ema=None if config.optimizer.ema_decay is None else param_shardings,
         skipped=everywhere,
         skipped_run=everywhere,
+        spikes=jax.tree.map(lambda _: everywhere, abstract_state.spikes),
     )
     abstract_state = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract_state, state_shardings
@@ -139,19 +138,24 @@ def abstract_states(
     return abstract_state, state_shardings
 
 
+def _kept_beside(config: TrainConfig) -> dict[str, bool]:
+    """What a state has besides parameters and moments."""
+    return {"ema": config.optimizer.ema_decay is not None, "spikes": config.spikes is not None}
+
+
 def make_state(config: TrainConfig, parts: Parts) -> TrainState:
     """The state before the first step, made in place on the mesh. Equal values whatever the mesh."""
     dtype = jnp.dtype(config.trainer.param_dtype)
-    ema = config.optimizer.ema_decay is not None
+    beside = _kept_beside(config)
     if getattr(config.model, "init_from", None) is not None:
         shardings = parts.state_shardings
         params = pretrained_params(config.model, parts.model.specs, shardings.params, str(dtype))
-        make = jax.jit(lambda p: init_state(p, parts.tx, ema=ema), out_shardings=shardings, donate_argnums=0)
+        make = jax.jit(lambda p: init_state(p, parts.tx, **beside), out_shardings=shardings, donate_argnums=0)
         return make(params)
 
     def start(key: jax.Array) -> TrainState:
         params = param_tree.init(parts.model.specs, key, dtype)
-        return init_state(params, parts.tx, ema=ema)
+        return init_state(params, parts.tx, **beside)
 
     return jax.jit(start, out_shardings=parts.state_shardings)(jax.random.key(config.trainer.seed))
 
@@ -169,6 +173,7 @@ def train_program(config: TrainConfig, parts: Parts, *, norms: bool) -> Callable
         dropout=getattr(config.model, "dropout", 0.0) > 0.0,
         ema_decay=config.optimizer.ema_decay,
         norms=norms,
+        spikes=config.spikes,
     )
     return jax.jit(step, donate_argnums=0, out_shardings=(parts.state_shardings, None))
 

@@ -14,9 +14,10 @@ from lmx.layers import Kernels, Precision
 from lmx.models import Model
 from lmx.optim import Optimizer, Schedule
 from lmx.run.hosts_config import Distributed
+from lmx.run.replay_config import Replay
 from lmx.run.watchdog_config import Watchdog
 from lmx.run.xla_config import Xla
-from lmx.train import Trainer
+from lmx.train import RewindSpikes, Spikes, Trainer
 
 
 class TrainConfig(Config):
@@ -42,7 +43,22 @@ class TrainConfig(Config):
     watchdog: Watchdog = field(
         "what is taken for a hang",
         effect="bookkeeping",
-        before={"factor": None, "at_least": 300.0, "saving": None, "patience": 10.0},
+        before={
+            "factor": None,
+            "at_least": 300.0,
+            "saving": None,
+            "patience": 10.0,
+            "hosts_every": None,
+            "straggler": 0.1,
+        },
+    )
+    spikes: Spikes | None = field(
+        "what is done about spikes of loss or gradient norm; null: nothing", before=None
+    )
+    replay: Replay | None = field(
+        "micro-batches computed twice, on other devices, and compared; null: none",
+        effect="bookkeeping",
+        before=None,
     )
     fault: Fault | None = field(
         "something that goes wrong in this run, on purpose; null: nothing", effect="bookkeeping", before=None
@@ -60,6 +76,7 @@ class TrainConfig(Config):
             *_length_problems(self),
             *_batch_problems(self),
             *_size_problems(self),
+            *_spike_problems(self),
         ]
 
 
@@ -105,3 +122,20 @@ def _size_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
         )
         found.append(("model.vocab_size", message, f"model.vocab_size={config.tokenizer.vocab_size}"))
     return found
+
+
+def _spike_problems(config: TrainConfig) -> list[tuple[str, str, str]]:
+    """Going back needs a checkpoint from before the spikes."""
+    if not isinstance(config.spikes, RewindSpikes):
+        return []
+    every, keep = config.checkpoint.every, config.checkpoint.keep_last
+    if every is None:
+        message = "spikes=rewind goes back to a checkpoint, and none is written on the way"
+        return [("checkpoint.every", message, "checkpoint.every=100")]
+    needed = 1 + -(-config.spikes.patience // every)  # those in the spikes come on top of the one before
+    if keep < needed:
+        message = (
+            f"with a checkpoint every {every} steps, none from before {config.spikes.patience} spikes is kept"
+        )
+        return [("checkpoint.keep_last", message, f"checkpoint.keep_last={needed}")]
+    return []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from typing_extensions import override
 
+from lmx.data.windows import Window
 from lmx.io.files import to_json
 from lmx.io.ledger import KINDS, MODULUS, Goodput, attempts_of, file_name, goodput_of, read_ledger
 from lmx.io.sinks import LineFile
@@ -18,7 +19,7 @@ from lmx.run.witness import row_hashes
 from lmx.train.observe import Moment, Observer, Phase
 from lmx.types import Batch
 
-_AROUND = ("evaluate", "sample", "save")
+_AROUND = ("replay", "evaluate", "sample", "save")
 """Phases in which no step is computed."""
 
 
@@ -47,7 +48,8 @@ class Ledger(Observer):
         self._since = 0.0
         self._computing: Any = None
         self._hashes: dict[int, int] = {}
-        self._first, self._step, self._row = 1, 0, {}
+        self._first, self._step, self._row, self._total = 1, 0, {}, 0
+        self._left_out: tuple[Window, ...] = ()
         self._ended: float | None = None
 
     # ---- time
@@ -103,9 +105,31 @@ class Ledger(Observer):
 
     @override
     def start(self, step: int, total: int) -> None:
-        self._first, self._step = step + 1, step
+        self._first, self._step, self._total = step + 1, step, total
         self._file = LineFile(self._path, self._warn)
-        self._write("start", self._began, step=step, total=total, **self._facts)
+        self._write("start", self._began, step=step, total=total, **self._facts, **self._windows())
+
+    def leave_out(self, windows: Sequence[Window]) -> None:
+        """Batches that are left out from here on."""
+        self._left_out = tuple(windows)
+
+    def _windows(self) -> dict[str, Any]:
+        return {"left_out": self._left_out} if self._left_out else {}
+
+    def went_back(self, told: dict[str, Any], windows: Sequence[Window]) -> None:
+        """The run goes back, which is the start of another attempt in the same process."""
+        self._flush()
+        seconds = {kind: round(value, 3) for kind, value in self.seconds().items()}
+        self._write("end", time.time(), step=self._step, status="rewound", seconds=seconds)
+        self.leave_out(windows)
+        self._facts["attempt"] += 1
+        self._seconds, self._computing = dict.fromkeys(KINDS, 0.0), None
+        self._began, self._clock = time.time(), time.perf_counter()
+        step = told["to"]
+        self._hashes.clear()
+        self._first, self._step, self._row = step + 1, step, {}
+        facts = {**self._facts, **self._windows(), "rewound": told}
+        self._write("start", self._began, step=step, total=self._total, **facts)
 
     @override
     def batch(self, step: int, batch: Batch) -> Batch:
@@ -119,6 +143,9 @@ class Ledger(Observer):
     @override
     def report(self, step: int, row: dict[str, Any]) -> None:
         self._step, self._row = step, row
+        if "spike" in row:
+            names = ("loss", "grad_norm", "loss_deviations", "grad_norm_deviations")
+            self._write("spike", time.time(), step=step, **{n: row[n] for n in names}, **row["spike"])
         if step % self._every == 0:
             self._flush()
 
@@ -126,6 +153,10 @@ class Ledger(Observer):
     def checkpoint(self, moment: Moment, step: int) -> None:
         if moment != "written" and self._file is not None:
             self._write(moment, time.time(), step=step)
+
+    def note(self, event: str, step: int, facts: Mapping[str, Any]) -> None:
+        """A line of its own on something that happened at a step."""
+        self._write(event, time.time(), step=step, **facts)
 
     def _flush(self) -> None:
         """A line on the steps that none tells of yet."""
@@ -142,6 +173,7 @@ class Ledger(Observer):
             loss=self._row.get("loss"),
             grad_norm=self._row.get("grad_norm"),
             seconds=seconds,
+            **({"slowest": self._row["slowest"]} if "slowest" in self._row else {}),
         )
         self._first = self._step + 1
 

@@ -6,6 +6,7 @@ step by step is in `lmx.run.train`.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 from lmx.config.errors import RequestError
+from lmx.data.windows import in_force, windows_of
 from lmx.io import sinks
 from lmx.io.checkpoints import Checkpoints, warm_up
 from lmx.io.ledger import WORTH_TELLING, attempts_of, file_name, read_ledger
@@ -28,6 +30,9 @@ from lmx.run.numbers import Throughput, describe, summary
 from lmx.run.observers import observers_of
 from lmx.run.origin import keep_origin
 from lmx.run.prepare import prepare
+from lmx.run.replay import Replay
+from lmx.run.roll_call import RollCall
+from lmx.run.spikes import SpikeGuard, abstract_for, adapted
 from lmx.sharding.rows import rows_of_process
 from lmx.types import TrainState
 
@@ -49,8 +54,12 @@ class OpenRun:
         self.total, self.parts, self.dataset = ready.total, ready.parts, ready.dataset
         self.step_program, self.judge, self.dir = ready.step_program, ready.judge, ready.dir
         warm_up()
+        self.start, self.windows = 0, ()
         self.ledger = self._ledger(composed.hash)
-        self.observers = observers_of(self.config, self.parts, run_path, self.ledger)
+        self.spikes, self.replay = self._spike_guard(), self._replay()
+        self.observers = observers_of(
+            self.config, self.parts, run_path, self.ledger, self.spikes, self.replay
+        )
         self._log: sinks.Sinks | None = None
         self.checkpoints = Checkpoints(
             run_path / "checkpoints",
@@ -60,8 +69,7 @@ class OpenRun:
             warn=self._warn,
             tell=self.observers.checkpoint,
         )
-        self.start = 0
-        self.state: TrainState = self._restore() if resume else ready.state  # type: ignore[assignment]
+        self.state: TrainState = self.restore() if resume else ready.state  # type: ignore[assignment]
         self.throughput = Throughput.of(self.config, self.parts)
         self.step_times: list[float] = []
         self.row: dict[str, Any] = {}
@@ -73,6 +81,7 @@ class OpenRun:
             self.log.say(f"going on after step {self.start}")
         if changed:
             self.log.say(changed)
+        self.leave_out()
 
     def _remote(self, *, resume: bool) -> Remote | None:
         """The remote tier, which process 0 sends to and brings from for all: they share the run directory."""
@@ -81,21 +90,46 @@ class OpenRun:
             return None
         return Remote(place_of(self.dir.path, tier.path, resume=resume, say=self._warn))
 
-    def _restore(self) -> TrainState:
-        """The state of the newest valid checkpoint; what was written of later steps is taken away."""
+    def _spike_guard(self) -> SpikeGuard | None:
+        config, size = self.config.spikes, self.config.trainer.batch_sequences()
+        say = lambda text: self.log.say(text)
+        return None if config is None else SpikeGuard(config, self.dir.path, size, say)
+
+    def _replay(self) -> Replay | None:
+        if self.config.replay is None:
+            return None
+        return Replay(self.config, self.parts, RollCall(), self.ledger, lambda text: self.log.say(text))
+
+    def leave_out(self) -> None:
+        """Notes the batches that are left out where checkpoints, ledger and words are made."""
+        if self.windows:
+            self.meta["left_out"] = [list(window) for window in self.windows]
+        self.ledger.leave_out(self.windows)
+        if self.spikes is not None:
+            self.spikes.goes_on(self.windows, self.start)
+
+    def restore(self, known: int | None = None) -> TrainState:
+        """The state of the newest valid checkpoint; what was written of later steps is taken away.
+
+        Sets the step that it is of, and the batches that are left out after it. `known`: a checkpoint that says which
+        form its state has; None: the newest.
+        """
         with self.observers.during("restore", 0):
-            restored = self.checkpoints.restore(self.parts.abstract_state)
+            wanted = self.parts.abstract_state
+            restored = self.checkpoints.restore(abstract_for(self.checkpoints, wanted, known))
         self.start = restored.step
+        self.windows = in_force(windows_of(restored.meta.get("left_out")), self.noted, self.start)
         self._check_length()
         self.checkpoints.rewind(self.start)
         self.checkpoints.catch_up(self.start)
         self.dir.cut_metrics(self.start)
-        return restored.state
+        return adapted(restored.state, wanted)
 
     def _write_start(self, composed: Any) -> None:
         """Configuration, provenance, and the first lines in every sink."""
         tree = {**composed.tree, "resume": None, "distributed": anyhow(composed.tree["distributed"])}
-        self.meta = {"config": tree, "config_hash": composed.hash, "seed": self.config.trainer.seed}
+        self.meta: dict[str, Any] = {"config": tree, "config_hash": composed.hash}
+        self.meta["seed"] = self.config.trainer.seed
         self.dir.write_config(tree, composed.overrides)
         if self.dir.primary:
             keep_origin(tree, self.dir.path)
@@ -125,6 +159,8 @@ class OpenRun:
     def _ledger(self, config_hash: str) -> Ledger:
         trainer, mesh = self.config.trainer, self.parts.mesh
         before = attempts_of(read_ledger(self.dir.path / file_name(0)).objects)
+        noted = json.dumps(before[-1].start.get("left_out", []) if before else [])
+        self.noted = windows_of(json.loads(of_first(noted)))
         facts = {
             "attempt": int(of_first(str(len(before)))),
             "batch": trainer.batch_sequences(),
@@ -191,6 +227,7 @@ class OpenRun:
             step_times=self.step_times,
             **results,
             skipped=self.row.get("skipped", 0),
+            **({} if self.spikes is None else self.spikes.results(self.row)),
             time_to_first_step=self.meta.get("time_to_first_step"),
             wall_time=time.perf_counter() - self.began,
             run_dir=str(self.dir.path),

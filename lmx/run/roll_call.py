@@ -17,7 +17,7 @@ class RollCall:
         self.mine, self.count = jax.process_index(), jax.process_count()
         self.names = {self.mine: f"process {self.mine} on {platform.node()} (pid {os.getpid()})"}
         if self.count > 1:
-            _client().key_value_set(f"lmx/name/{self.mine}", self.names[self.mine])
+            _client().key_value_set(f"lmx/name/{self.mine}", self.names[self.mine], allow_overwrite=True)
 
     def call(self, what: str, account: str, patience: float) -> dict[int, str]:
         """Process -> what it calls this with, of those that do within `patience` seconds."""
@@ -48,6 +48,23 @@ class RollCall:
                 return f"process {process}"
             self.names[process] = said
         return self.names[process]
+
+
+def tell(what: str, account: str) -> None:
+    """Leaves this process's account under a name; where the service is gone, nothing happens."""
+    try:
+        _client().key_value_set(f"lmx/{what}/{jax.process_index()}", account, allow_overwrite=True)
+    except Exception:  # the run itself will say so
+        return
+
+
+def everybody(what: str) -> dict[int, str]:
+    """Process -> the account that it left last; of those that did. Waits for nobody."""
+    try:
+        found = _client().key_value_dir_get(f"lmx/{what}/")
+    except Exception:
+        return {}
+    return {int(key.rpartition("/")[2]): said for key, said in found}
 
 
 def _client() -> Any:

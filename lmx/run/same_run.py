@@ -14,7 +14,7 @@ from lmx.io.lines import read_lines
 from lmx.io.manifest import Manifest, read_manifest
 from lmx.io.records import read_rows
 
-TIMES = ("step_time", "tokens_per_second", "mfu")
+TIMES = ("step_time", "tokens_per_second", "mfu", "slowest")
 """Metrics that say how long something took: they differ between any two runs."""
 RESULTS = ("loss", "eval_loss", "eval_bits_per_byte", "skipped", "steps", "tokens")
 
@@ -91,18 +91,33 @@ class Reading(NamedTuple):
 
 def witnessed(run: Path) -> list[dict[str, Any]]:
     """The lines of every witness in a run's directory; a line that a kill cut short is left out."""
-    return [line for path in sorted(run.glob("witness-*/*.jsonl")) for line in read_lines(path).sound()]
+    return [line for path in _witnesses(run) for line in _lines(path)]
+
+
+def _witnesses(run: Path) -> list[Path]:
+    return sorted(run.glob("witness-*/*.jsonl"))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return read_lines(path).sound()
 
 
 def read_data(run: Path) -> Reading:
-    """What the starts of a run read, together."""
+    """What the starts of a run read, together; of steps that it went back on because of spikes, what it read then."""
     rows: dict[tuple[int, int], str] = {}
-    contradictions = []
-    for line in witnessed(run):
-        for row, digest in line.get("rows", {}).items():
-            key = (line["read"], int(row))
-            if rows.setdefault(key, digest) != digest:
-                contradictions.append((*key, rows[key], digest))
+    contradictions: list[tuple[int, int, str, str]] = []
+    for path in _witnesses(run):
+        mine: set[int] = set()
+        for line in _lines(path):
+            if "rewind" in line:
+                gone = lambda key, to=line["rewind"], own=mine: key[0] > to and key[1] in own
+                rows = {key: digest for key, digest in rows.items() if not gone(key)}
+                contradictions = [one for one in contradictions if not gone(one)]
+            for row, digest in line.get("rows", {}).items():
+                key = (line["read"], int(row))
+                mine.add(int(row))
+                if rows.setdefault(key, digest) != digest:
+                    contradictions.append((*key, rows[key], digest))
     return Reading(rows, contradictions)
 
 
@@ -147,7 +162,7 @@ def _metrics(run: Path) -> dict[tuple[int, str], Any]:
     for row in read_rows(run).sound():
         step = row.pop("step")
         for name, value in _flat(row):
-            if name not in TIMES:
+            if name.partition(".")[0] not in TIMES:
                 number = len([1 for key in found if key == (step, name)])
                 found[step, name if not number else f"{name} (again)"] = value
     return found

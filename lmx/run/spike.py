@@ -13,8 +13,9 @@ import numpy as np
 from lmx.config.errors import RequestError, requests
 from lmx.config.resume import load_resumed
 from lmx.data.dataset import row
-from lmx.data.loader import batches
 from lmx.data.tokenizers import TokenizerImpl
+from lmx.data.windows import Window, batch_of, batches_without, windows_of
+from lmx.io.ledger import attempts_of, file_name, read_ledger
 from lmx.io.records import read_metrics
 from lmx.io.stored import Stored
 from lmx.layers.loss import token_losses
@@ -24,6 +25,7 @@ from lmx.run.config import TrainConfig
 from lmx.run.length import total_steps
 from lmx.run.prepare import read_data
 from lmx.run.programs import StepPrograms
+from lmx.run.spikes import abstract_for, adapted
 from lmx.types import Batch, TrainState, Tree
 
 CONTEXT = 24
@@ -88,7 +90,8 @@ def look(run: Path, step: int, *, window: int, rows: int, tokens: int, changes: 
             raise RequestError(f"step={step}: {run} has come to step {max(recorded, default=0)}")
         state, began = _state_before(run, config, parts, step)
     size = config.trainer.batch_sequences()
-    stream = batches(dataset.train, global_batch_size=size, start_step=began)
+    windows = left_out(run)
+    stream = batches_without(dataset.train, windows, global_batch_size=size, start_step=began)
     history: list[dict[str, Any]] = []
     losses_BT = None
     try:
@@ -112,7 +115,7 @@ def look(run: Path, step: int, *, window: int, rows: int, tokens: int, changes: 
         usual("loss"),
         float(now["grad_norm"]),
         usual("grad_norm"),
-        _rows(host, losses_BT, (step - 1) * size, tokenizer, rows, tokens),
+        _rows(host, losses_BT, (batch_of(step, windows) - 1) * size, tokenizer, rows, tokens),
         _layers(now["norms"], [m["norms"] for m in before if "norms" in m]),
     )
 
@@ -122,8 +125,15 @@ def _state_before(run: Path, config: TrainConfig, parts: Parts, step: int) -> tu
     earlier = [saved for saved in checkpoints.steps() if saved < step]
     if not earlier:
         return make_state(config, parts), 0
-    restored = checkpoints.restore(parts.abstract_state, max(earlier))
-    return restored.state, restored.step  # type: ignore[return-value]
+    newest = max(earlier)
+    restored = checkpoints.restore(abstract_for(checkpoints, parts.abstract_state, newest), newest)
+    return adapted(restored.state, parts.abstract_state), restored.step
+
+
+def left_out(run: Path) -> tuple[Window, ...]:
+    """The batches that a run leaves out, as far as it has come."""
+    attempts = attempts_of(read_ledger(run / file_name(0)).objects)
+    return windows_of(attempts[-1].start.get("left_out")) if attempts else ()
 
 
 def _losses(parts: Parts) -> Any:

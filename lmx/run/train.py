@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import jax
 
 from lmx.config.errors import Resumable
 from lmx.config.overrides import write_value
-from lmx.data.loader import batches
+from lmx.data.windows import batches_without, gone_back
 from lmx.params import path_name
 from lmx.run.build import to_devices
 from lmx.run.hosts import meet, several
 from lmx.run.numbers import words_at_end
 from lmx.run.open_run import OpenRun
+from lmx.run.spikes import ROWS, GoBack, checkpoint_before, told
 from lmx.sharding.rows import rows_of_process
 from lmx.train.evaluate import Evaluation
 from lmx.train.loop import Events, Finished, run_steps
@@ -69,13 +70,40 @@ class Run(OpenRun):
     # ---- steps
 
     def steps(self, stop: StopRequest) -> Finished:
-        """Trains from where the state is to the end, or until stopped."""
-        trainer = self.config.trainer
-        until = None if trainer.duration is None else time.perf_counter() + trainer.duration
+        """Trains from where the state is to the end, or until stopped; goes back where spikes ask for it."""
+        duration = self.config.trainer.duration
+        until = None if duration is None else time.perf_counter() + duration
         out_of_time = lambda: until is not None and time.perf_counter() > until
-        polled = itertools.count(self.start + 1)
-        stream = batches(
+        polled = itertools.count(self.start + 1)  # grows also where the run goes back
+        while True:
+            try:
+                return self._stretch(lambda: stop.reason(next(polled), out_of_time=out_of_time()))
+            except GoBack as found:
+                back = GoBack(found.at, found.first)  # `found` holds the loop's arrays
+            self._go_back(back)
+
+    def _go_back(self, back: GoBack) -> None:
+        """To the newest checkpoint from before the spikes, and on without the data read since then."""
+        self.checkpoints.close()
+        before = self.windows
+        target = checkpoint_before(self.checkpoints, back)
+        self.checkpoints.rewind(target)
+        self.checkpoints.catch_up(target)
+        self.state = self.restore(target)
+        self.windows = gone_back(before, at=back.at, to=self.start, since=back.first)
+        self.log.rewind(self.start)
+        self.ledger.went_back(told(self.windows[-1], self.config.trainer.batch_sequences()), self.windows)
+        self.leave_out()
+        if self.profiling:
+            jax.profiler.stop_trace()
+        self.profiling, self.row, self.row_written, self.evaluated = False, {}, self.start, None
+        self.observers.rewind(self.start)
+
+    def _stretch(self, stop: Callable[[], str | None]) -> Finished:
+        trainer = self.config.trainer
+        stream = batches_without(
             self.dataset.train,
+            self.windows,
             global_batch_size=trainer.batch_sequences(),
             start_step=self.start,
             rows=rows_of_process(self.parts.batch_sharding).rows(trainer.batch_sequences()),
@@ -94,7 +122,7 @@ class Run(OpenRun):
                     report=self._report,
                     due=self._due,
                     between=self._between,
-                    stop=lambda: stop.reason(next(polled), out_of_time=out_of_time()),
+                    stop=stop,
                 ),
             )
         finally:
@@ -120,6 +148,8 @@ class Run(OpenRun):
                     f"compiled {norms=}"
                 )  # else those that are done wait in a collective, which gives up sooner
             self.compiled.add(norms)
+        if self.replay is not None:
+            self.replay.before(step, state.params, batch, self.observers)
         with self.observers.during("step", step):
             state, metrics = self.step_program(state, batch, norms=norms)
         self.observers.dispatched(step, metrics)
@@ -143,9 +173,12 @@ class Run(OpenRun):
         self.log.progress.advance(step)
         if not self._due(step) and self._logged(step):
             self._write_row(step)
+        if self.spikes is not None:
+            self.spikes.judge(step, self.row)
 
     def _logged(self, step: int) -> bool:
-        return step in (1, self.total) or _every(self.config.trainer.log_every, step) or "norms" in self.row
+        regular = step in (1, self.total) or _every(self.config.trainer.log_every, step)
+        return regular or any(name in self.row for name in ROWS)
 
     def _write_row(self, step: int) -> None:
         self.row_written = step

@@ -27,7 +27,7 @@ from lmx.train.observe import Observer, Phase
 
 USUAL = 50
 """Steps whose median time is the usual one."""
-UNWATCHED = ("restore", "compile", "evaluate", "sample")
+UNWATCHED = ("restore", "compile", "replay", "evaluate", "sample")
 _STORING = ("save", "finish")
 """Phases that are as long as the storage is slow."""
 GONE_S = 2.0
@@ -76,6 +76,10 @@ class Watchdog(Observer):
         if self.reported is not None and self.reported[1] == step - 1:
             self.times.append(now - self.reported[0])
         self.reported = (now, step)
+
+    @override
+    def rewind(self, step: int) -> None:
+        self.sign, self.reported, self.place = time.monotonic(), None, (step, 0)
 
     @override
     def close(self, status: str) -> None:

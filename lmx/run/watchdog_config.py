@@ -1,9 +1,9 @@
-"""`watchdog`: what is taken for a hang."""
+"""`watchdog`: what is taken for a hang, and which host is said to hold the others up."""
 
 from __future__ import annotations
 
 from lmx.config.component import Config, field
-from lmx.config.types import Duration, PositiveReal
+from lmx.config.types import Duration, Positive, PositiveReal
 
 
 class Watchdog(Config):
@@ -28,4 +28,14 @@ class Watchdog(Config):
         "how long the processes of a run wait for each other's account of where they are",
         unit="s",
         effect="bookkeeping",
+    )
+    hosts_every: Positive | None = field(
+        "rows of metrics between accounts of what each of several hosts spends its time on; null: none",
+        effect="bookkeeping",
+        before=None,
+    )
+    straggler: PositiveReal = field(
+        "part of a step by which a host works longer than the median of the others to be named in the log",
+        effect="bookkeeping",
+        before=0.1,
     )

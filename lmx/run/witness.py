@@ -23,7 +23,7 @@ class Witness(Observer):
     """Writes a line of JSON for each phase, each checkpoint, and each batch, row by row, before it is trained on.
 
     {"begin": phase, "step": n}, {"end": phase, "step": n}, {"checkpoint": moment, "step": n}, {"start": n},
-    {"read": n, "rows": {number of the row in the global batch: hash}}, {"close": status}
+    {"read": n, "rows": {number of the row in the global batch: hash}}, {"rewind": n}, {"close": status}
     """
 
     def __init__(self, path: Path, rows: Sequence[int]) -> None:
@@ -57,6 +57,10 @@ class Witness(Observer):
     @override
     def checkpoint(self, moment: Moment, step: int) -> None:
         self._write(checkpoint=moment, step=step)
+
+    @override
+    def rewind(self, step: int) -> None:
+        self._write(rewind=step)
 
     @override
     def close(self, status: str) -> None:

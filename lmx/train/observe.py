@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lmx.types import Batch
 
-Phase = Literal["restore", "input", "compile", "step", "evaluate", "sample", "save", "finish"]
+Phase = Literal["restore", "input", "compile", "step", "replay", "evaluate", "sample", "save", "finish"]
 """What the training thread does, one after another: `input` waits for a batch, `compile` for the program of a kind of
 step that is the first of its kind, `save` is the part of a save that holds the training up, `finish` waits at the end
 until the last checkpoint is whole."""
@@ -39,11 +39,21 @@ class Observer:
     def dispatched(self, step: int, metrics: dict[str, Any]) -> None:
         """The devices have been told to do a step; `metrics` are to come: reading them would wait."""
 
+    def copied(self, step: int, where: str, name: str, parts: list[Any]) -> list[Any]:
+        """A replay has copied this process's parts of an array to other devices; what comes back is replayed.
+
+        `where`: `parameters` to be compared, the same before `computing`, or `gradients` that came out.
+        """
+        return parts
+
     def report(self, step: int, row: dict[str, Any]) -> None:
         """The numbers of a step are here."""
 
     def checkpoint(self, moment: Moment, step: int) -> None:
         """Something happened to the checkpoint of a step."""
+
+    def rewind(self, step: int) -> None:
+        """The run has gone back to the state after `step`, and does the steps after it again, on other data."""
 
     def close(self, status: str) -> None:
         """The run ends: `done`, `stopped` or `failed`."""
@@ -82,6 +92,12 @@ class Observers:
         for observer in self.all:
             observer.dispatched(step, metrics)
 
+    def copied(self, step: int, where: str, name: str, parts: list[Any]) -> list[Any]:
+        """See `Observer.copied`; each sees what the one before it made."""
+        for observer in self.all:
+            parts = observer.copied(step, where, name, parts)
+        return parts
+
     def report(self, step: int, row: dict[str, Any]) -> None:
         """See `Observer.report`."""
         for observer in self.all:
@@ -91,6 +107,11 @@ class Observers:
         """See `Observer.checkpoint`."""
         for observer in self.all:
             observer.checkpoint(moment, step)
+
+    def rewind(self, step: int) -> None:
+        """See `Observer.rewind`."""
+        for observer in self.all:
+            observer.rewind(step)
 
     def close(self, status: str) -> None:
         """See `Observer.close`."""

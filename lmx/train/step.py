@@ -11,10 +11,14 @@ import optax
 
 from lmx.layers.kernels import KernelSet
 from lmx.models.model import Model
+from lmx.train.spikes import look, no_statistics
+from lmx.train.spikes_config import Spikes
 from lmx.types import Batch, TrainState, Tree
 
 
-def init_state(params: Tree, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
+def init_state(
+    params: Tree, tx: optax.GradientTransformation, *, ema: bool, spikes: bool = False
+) -> TrainState:
     """The state before the first step."""
     zero = lambda: jnp.zeros((), jnp.int32)  # each its own buffer: the state is donated
     return TrainState(
@@ -24,6 +28,7 @@ def init_state(params: Tree, tx: optax.GradientTransformation, *, ema: bool) -> 
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         skipped=zero(),
         skipped_run=zero(),
+        spikes=no_statistics() if spikes else None,
     )
 
 
@@ -124,12 +129,15 @@ def make_train_step(
     dropout: bool,
     ema_decay: float | None,
     norms: bool,
+    spikes: Spikes | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
     """(state, batch) -> (state, metrics); to be jitted with the state donated.
 
     When the loss or the gradient is not finite, parameters, moments and average stay as they were and the
     update counts as skipped. Metrics: loss and what the model shows of itself, grad_norm (before clipping),
     learning_rate, skipped, skipped_run, and with `norms` a tree under `norms` and what the model shows in arrays.
+    With `spikes` the same is done with a spike where they say so, and the metrics have spikes (how many so far),
+    spike_run (in a row), loss_deviations and grad_norm_deviations (above their means).
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
@@ -138,7 +146,11 @@ def make_train_step(
             model, kernels, state.params, batch, accumulation=accumulation, z_loss=z_loss, dropout_key=key
         )
         grad_norm = optax.tree.norm(grads).astype(jnp.float32)
-        finite = jnp.isfinite(means["loss"]) & jnp.isfinite(grad_norm)
+        good = finite = jnp.isfinite(means["loss"]) & jnp.isfinite(grad_norm)
+        watch, seen = state.spikes, None
+        if spikes is not None:
+            watch, seen = look(state.spikes, means["loss"], grad_norm, finite, spikes)
+            good = finite & ~seen.spike if spikes.skips else finite
         updates, opt_state = tx.update(
             grads, state.opt_state, state.params, grad_norm=grad_norm, step=state.step - state.skipped
         )
@@ -148,15 +160,16 @@ def make_train_step(
             params, shown = model.settle(state.params, params, counts)
             means |= {name: value for name, value in shown.items() if norms or value.ndim == 0}
         ema = None if ema_decay is None else _moved(state.ema, params, 1 - ema_decay)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
         missed = (~finite).astype(jnp.int32)
         taken = TrainState(
             step=state.step + 1,
             params=keep(params, state.params),
             opt_state=keep(opt_state, state.opt_state),
             ema=keep(ema, state.ema),
-            skipped=state.skipped + missed,
+            skipped=state.skipped + (missed if good is finite else (~good).astype(jnp.int32)),
             skipped_run=(state.skipped_run + 1) * missed,
+            spikes=watch,
         )
         metrics: dict[str, Any] = {
             **means,
@@ -165,6 +178,9 @@ def make_train_step(
             "skipped": taken.skipped,
             "skipped_run": taken.skipped_run,
         }
+        if seen is not None:
+            metrics |= {"spikes": watch.count, "spike_run": watch.run}
+            metrics |= {"loss_deviations": seen.loss, "grad_norm_deviations": seen.norm}
         if norms:
             metrics["norms"] = layer_norms(state.params, grads, updates)
         return taken, metrics

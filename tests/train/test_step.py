@@ -25,7 +25,7 @@ def batch_of(b=8, t=16, seed=0, weights=None):
     return jax.tree.map(jnp.asarray, Batch(tokens[:, :-1], tokens[:, 1:], weights))
 
 
-def make(optimizer="adamw", *, ema_decay=None, norms=False, accumulation=1):
+def make(optimizer="adamw", *, ema_decay=None, norms=False, accumulation=1, spikes=None):
     model = build_model(model_config("tiny", SMALL))
     tx = Optimizer.model_validate(read_option("optimizer", optimizer)).build(model.specs, lambda step: 1.0)
     step = make_train_step(
@@ -39,9 +39,10 @@ def make(optimizer="adamw", *, ema_decay=None, norms=False, accumulation=1):
         dropout=False,
         ema_decay=ema_decay,
         norms=norms,
+        spikes=spikes,
     )
     params = param_tree.init(model.specs, jax.random.key(0), jnp.float32)
-    return jax.jit(step), init_state(params, tx, ema=ema_decay is not None), model
+    return jax.jit(step), init_state(params, tx, ema=ema_decay is not None, spikes=spikes is not None), model
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 8])
