@@ -18,7 +18,7 @@ import numpy as np
 from lmx.config.errors import RequestError
 from lmx.io.records import read_summary
 
-ALIKE = 1.2
+ALIKE = 1.3
 """Runs whose work differs by less than this factor are of one budget."""
 HUBER = 1e-3
 LEAST = 6

@@ -73,7 +73,7 @@ def draw(found: Fit, to: Path) -> None:
             curve = np.polyfit(np.log(x), y, 2)
             grid = np.geomspace(x.min(), x.max(), 60)
             plot.plot(grid, np.polyval(curve, np.log(grid)), "-", color=color, linewidth=1.2)
-            if b.inside:
+            if b.inside and b.loss is not None:
                 plot.plot([b.best], [b.loss], "v", color=color, markersize=8)
     for path, one in found.predicted.items():
         p = found.measured[path]
