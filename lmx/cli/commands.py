@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -85,7 +85,7 @@ def find(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     names = available()
     for length in (2, 1):
         name = " ".join(arguments[:length])
-        if name in names:
+        if name in names and not _misspelt(name, arguments[length:], names):
             return name, list(arguments[length:])
     if (
         list(arguments[:1]) == ["verify"]
@@ -94,6 +94,13 @@ def find(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     ):
         return "verify mesh", list(arguments[1:])  # lmx verify mesh=a,b
     return None, []
+
+
+def _misspelt(name: str, rest: Sequence[str], names: Mapping[str, Entry]) -> bool:
+    """Whether the word after a command's name can only be meant as a command of its family: `lmx launch statsu`."""
+    if not rest or "=" in rest[0] or not rest[0].isalpha():
+        return False
+    return any(other.startswith(f"{name} ") for other in names) and command(name).positional is None
 
 
 def unknown(arguments: Sequence[str]) -> str:

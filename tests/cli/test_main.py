@@ -130,6 +130,9 @@ def test_unknown_commands_name_the_nearest():
     assert done.stderr.startswith("lmx: there is no command 'trian'\n    try: lmx train model=gpt2\n")
     assert "try: lmx train model=gpt2" in unknown(["model=gpt2"])
     assert "which of prepare, inspect?" in unknown(["data"])
+    assert find(["launch", "statsu"])[0] is None
+    assert "try: lmx launch status" in unknown(["launch", "statsu"])
+    assert find(["launch", "model=tiny"]) == ("launch", ["model=tiny"])
     assert "try: lmx data inspect" in unknown(["data", "inpect"])
 
 

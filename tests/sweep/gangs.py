@@ -36,7 +36,7 @@ esac; done
 JOB=$(dirname "$CONFIG")
 if [ "${{JAX_PROCESS_ID:-${{SLURM_PROCID:-0}}}}" != 0 ]; then
   trap 'exit 75' TERM
-  until grep -qs code "$JOB/task-0.exit" "$JOB"/attempts/*/task-0.exit; do sleep 0.1; done
+  until grep -qs code "$JOB/task-0.exit" "$JOB"/../host-0/task-0.exit "$JOB"/attempts/*/task-0.exit; do sleep 0.1; done
   exit 0
 fi
 mkdir -p "$RUN"
