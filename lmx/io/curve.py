@@ -36,8 +36,15 @@ def read_curve(run: Path, *, axis: str, name: str | None = None) -> Curve | None
 
 def _column(rows: list[dict[str, Any]], x: np.ndarray, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Position and value of every row that has a number under `key`."""
-    found = [i for i, row in enumerate(rows) if isinstance(row.get(key), int | float)]
-    return x[found], np.array([rows[i][key] for i in found], float)
+    values = [_number(row.get(key)) for row in rows]
+    found = [i for i, value in enumerate(values) if value is not None]
+    return x[found], np.array([values[i] for i in found], float)
+
+
+def _number(value: Any) -> float | None:
+    """A value of a row as a number; None where it is none that a picture could hold."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > 1e300
+    return float(value) if known else None
 
 
 def _positions(rows: list[dict[str, Any]], axis: str) -> np.ndarray:
@@ -45,10 +52,10 @@ def _positions(rows: list[dict[str, Any]], axis: str) -> np.ndarray:
     if axis == "steps":
         return steps
     if axis == "tokens":
-        return np.array([row.get("tokens", np.nan) for row in rows], float)
+        return np.array([_number(row.get("tokens")) for row in rows], float)
     if axis != "time":
         raise ValueError(f"x={axis}: unknown; {', '.join(AXES)}")
-    times = np.array([row.get("step_time") or np.nan for row in rows], float)
+    times = np.array([_number(row.get("step_time")) or np.nan for row in rows], float)
     if len(times):  # the first rows were not measured: they took about as long as the others
         times[np.isnan(times)] = np.nanmedian(times) if np.isfinite(times).any() else 0.0
     return np.cumsum(np.diff(steps, prepend=0.0) * times)

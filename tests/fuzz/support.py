@@ -100,15 +100,15 @@ def damaged(draw: Any, document: Any) -> Any:
         node, key = places[draw(st.integers(0, len(places) - 1))]
         act = draw(st.sampled_from(["replace", "replace", "replace", "remove", "rename", "add", "swap"]))
         if act == "replace" or node is whole:
-            node[key] = draw(VALUES)
+            node[key] = copy.deepcopy(draw(VALUES))
         elif act == "remove":
             del node[key]
         elif act == "rename" and isinstance(node, dict):
             node[draw(st.text(max_size=5))] = node.pop(key)
         elif act == "add" and isinstance(node[key], list):
-            node[key].append(draw(VALUES))
+            node[key].append(copy.deepcopy(draw(VALUES)))
         elif act == "add" and isinstance(node[key], dict):
-            node[key][draw(st.text(max_size=5))] = draw(VALUES)
+            node[key][draw(st.text(max_size=5))] = copy.deepcopy(draw(VALUES))
         else:
             other, at = places[draw(st.integers(0, len(places) - 1))]
             node[key] = copy.deepcopy(other[at])

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx.config.errors import RequestError
-from lmx.io.checkpoints import Checkpoints
 from lmx.io.curve import read_curve
 from lmx.io.fork_origin import FORK, Fork, read_fork, write_fork
 from lmx.io.manifest import NAME, Leaf, Manifest, _digest, damages, read_manifest, write_manifest
+from lmx.io.stored import Stored
 from lmx.launch.record import events, last_word, results
 from lmx.review import life, runs
 from lmx.sweep.events import read_events, states
@@ -143,7 +143,7 @@ def look(folder):
     if isinstance(found, Manifest):
         damages(folder, found, contents=True)
         assert all(str(leaf) for leaf in found.leaves.values())
-    Checkpoints(folder.parent).steps()
+    Stored(folder.parent).steps()
     return found
 
 
