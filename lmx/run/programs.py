@@ -52,7 +52,9 @@ class EvalProgram:
 
     def of(self, token_bytes: np.ndarray | None) -> Callable[[Tree, Batch], jax.Array]:
         """The program for text of a tokenizer whose ids stand for so many bytes (None: for none)."""
-        table_V = jax.device_put(byte_table(token_bytes, self._vocab), self._everywhere)
+        table = byte_table(token_bytes, self._vocab)
+        # The same on every process, without asking the others whether it is.
+        table_V = jax.make_array_from_callback(table.shape, self._everywhere, lambda i: table[i])
         return lambda params, batch: self._step(params, batch, table_V)
 
     def lowered(self, params: Tree, batch: Batch) -> jax.stages.Lowered:
