@@ -150,7 +150,11 @@ def _are_seconds(value: Any) -> bool:
 
 def _is_loss(value: Any) -> bool:
     """A number, or what a loss that is none is written as."""
-    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in ("NaN", "Infinity", "-Infinity")
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in (
+        "NaN",
+        "Infinity",
+        "-Infinity",
+    )
 
 
 def _is_mesh(value: Any) -> bool:
