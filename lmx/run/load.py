@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ from lmx.config.validate import validate
 from lmx.data.kept import kept_tokenizer
 from lmx.data.pretrained import IdsOnly
 from lmx.infer.engine import Engine
-from lmx.infer.requests import Request
+from lmx.infer.requests import Request, Result
 from lmx.io.stored import Stored
 from lmx.layers.kernels import KernelSet
 from lmx.layers.loss import logits
@@ -93,6 +94,10 @@ class Loaded:
         )
 
     def _ids(self, tokens_BT: Any) -> jax.Array:
+        if isinstance(tokens_BT, str) or any(isinstance(row, str) for row in tokens_BT):
+            raise ValueError(
+                "tokens: expected rows of ids [B, T], got text; m.complete([text], n) goes on with text"
+            )
         tokens_BT = np.asarray(tokens_BT, np.int32)
         if tokens_BT.ndim != 2:
             raise ValueError(
@@ -138,25 +143,47 @@ class Loaded:
         if knobs.get("stop") and self.tokenizer is None:
             raise ValueError("stop: texts need a tokenizer, and there is none; give ids, eos_id=")
         prompt_BT = np.asarray(self._ids(tokens_BT))
+        knobs |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        stop = () if eos_id is None else (eos_id,)
+        results = self._run(prompt_BT.tolist(), max_new_tokens=max_new_tokens, stop_tokens=stop, **knobs)
+        new_BT = np.full((len(results), max_new_tokens), 0 if eos_id is None else eos_id, np.int32)
+        for row, result in zip(new_BT, results, strict=True):
+            row[: len(result.tokens)] = result.tokens
+        return np.concatenate([prompt_BT, new_BT], axis=1)
+
+    def complete(
+        self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0, **knobs: Any
+    ) -> list[str]:
+        """What each text goes on with, up to the end of text, a `stop` text or `max_new_tokens`; 0 is greedy.
+
+        `knobs` as of `generate`. ValueError where there is no tokenizer, and for a prompt that is empty or too long.
+        """
+        if isinstance(prompts, str):
+            raise ValueError(
+                f"prompts: expected a list of texts, got one text; [{prompts!r}] is a list of it"
+            )
+        if self.tokenizer is None:
+            raise ValueError("prompts: texts need a tokenizer, and there is none; give ids to generate")
+        encode = getattr(self.tokenizer, "encode_prompt", self.tokenizer.encode)
+        rows = [[int(i) for i in encode(text)] for text in prompts]
+        eos = self.tokenizer.eos_id
+        ends = getattr(self.tokenizer, "eos_ids", None) or ([] if eos is None else [eos])
+        asked = {"max_new_tokens": max_new_tokens, "temperature": temperature, "stop_tokens": tuple(ends)}
+        return [result.text for result in self._run(rows, **asked, **knobs)]
+
+    def _run(self, rows: Sequence[Sequence[int]], **knobs: Any) -> list[Result]:
         if self._engine is None:
             known = None if self.tokenizer is None else self.tokenizer.vocab_size
             options = options_for(self.config, make_mesh(self.config.mesh))
             knobs_of = {"max_length": self.max_length, "compiler_options": options}
             self._engine = Engine(self.model, self.params, self.tokenizer, vocab_size=known, **knobs_of)
         self._engine.params = self.params
-        knobs |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        stop = () if eos_id is None else (eos_id,)
         met: Counter[tuple[int, ...]] = Counter()
         asked = []
-        for ids in map(tuple, prompt_BT.tolist()):
-            asked.append(
-                Request(tokens=ids, max_new_tokens=max_new_tokens, sample=met[ids], stop_tokens=stop, **knobs)
-            )
+        for ids in map(tuple, rows):
+            asked.append(Request(tokens=ids, sample=met[ids], **knobs))
             met[ids] += 1
-        new_BT = np.full((len(asked), max_new_tokens), 0 if eos_id is None else eos_id, np.int32)
-        for row, result in zip(new_BT, self._engine.run(asked), strict=True):
-            row[: len(result.tokens)] = result.tokens
-        return np.concatenate([prompt_BT, new_BT], axis=1)
+        return self._engine.run(asked)
 
 
 def find(path: str | Path, which: Which = "last") -> Source:

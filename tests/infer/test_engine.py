@@ -150,7 +150,7 @@ def compiled():
 
 
 def test_nothing_is_compiled_after_warm_up(compiled):
-    """100 requests of mixed lengths, knobs and batch sizes, after each bucket was met once."""
+    """200 requests of mixed lengths, knobs and batch sizes, after each bucket was met once."""
     engine = make(max_batch=2)[0]
     rng = np.random.default_rng(0)
 
@@ -160,7 +160,7 @@ def test_nothing_is_compiled_after_warm_up(compiled):
     engine.warm_up(64)
     compiled.clear()
     done = 0
-    while done < 100:
+    while done < 200:
         rows = int(rng.integers(1, 3))
         asked = [
             request(

@@ -99,7 +99,10 @@ def test_a_continuation_fits_the_context(folder):
 
 
 class Letters:
-    vocab_size = None
+    vocab_size, eos_id = None, None
+
+    def encode(self, text):
+        return [ord(c) - 97 for c in text]
 
     def decode_bytes(self, ids):
         return bytes(97 + int(i) % 26 for i in ids)
@@ -125,3 +128,16 @@ def test_lmx_load_generates_as_the_engine_does(folder):
     cut = loaded.generate([[5, 6, 7]], 12, stop=[text[4:6]], eos_id=0)[0, 3:]
     assert (cut == 0).any()
     assert text[4:6] not in Letters().decode_bytes(cut[: int(np.argmax(cut == 0))]).decode()
+
+
+def test_lmx_load_goes_on_with_texts(folder):
+    loaded = load(folder)
+    with pytest.raises(ValueError, match=r"m\.complete\(\[text\], n\)"):
+        loaded.generate("fgh", 6)
+    with pytest.raises(ValueError, match="texts need a tokenizer"):
+        loaded.complete(["fgh"], 6)
+    loaded.tokenizer = Letters()
+    with pytest.raises(ValueError, match=r"\['fgh'\] is a list of it"):
+        loaded.complete("fgh", 6)
+    ids_BT = loaded.generate([[5, 6, 7], [8, 9, 10]], 6)[:, 3:]
+    assert loaded.complete(["fgh", "ijk"], 6) == [Letters().decode_bytes(row).decode() for row in ids_BT]
