@@ -21,34 +21,21 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 jax.config.update("jax_disable_most_optimizations", True)
 
 # Files that take longest begin first: the last to end is then a short one, and no worker waits for another.
-LONG = (
-    *("models/test_decoder", "run/test_train", "models/hf/test_parity", "run/test_generate_commands"),
-    *("infer/test_engine", "run/test_compile", "run/test_mesh", "run/test_verify", "layers/test_experts"),
-    *("train/test_settle", "train/test_step", "layers/test_cache", "layers/test_splash", "run/test_hosts"),
-    *(
-        "launch/test_recover",
-        "launch/test_drive",
-        "sweep/test_driver",
-        "sweep/test_chaos",
-        "faults/test_faults",
-    ),
-    *(
-        "run/test_verify_resume",
-        "cli/test_job",
-        "layers/test_quantised",
-        "models/test_pipeline",
-        "run/test_sampling",
-    ),
-    *("run/test_init_from", "layers/test_context", "layers/test_moe", "run/test_options", "run/test_harness"),
-    *("models/test_narrow", "config/test_bad_requests", "layers/test_kernels", "optim/test_layout"),
-    *("run/test_pace", "run/test_golden", "run/test_chat"),
-)
+LONG = """
+    models/test_decoder run/test_train models/hf/test_parity run/test_generate_commands infer/test_engine
+    run/test_compile run/test_mesh run/test_verify layers/test_experts train/test_settle train/test_step
+    layers/test_cache layers/test_splash run/test_hosts launch/test_recover launch/test_drive
+    sweep/test_driver sweep/test_chaos faults/test_faults run/test_verify_resume cli/test_job
+    layers/test_quantised models/test_pipeline run/test_sampling run/test_init_from layers/test_context
+    layers/test_moe run/test_options run/test_harness models/test_narrow config/test_bad_requests
+    layers/test_kernels optim/test_layout run/test_pace run/test_golden run/test_chat
+"""
 
 
 def pytest_collection_modifyitems(items):
     """The order in which workers are given files."""
-    rank = {ROOT / "tests" / f"{name}.py": number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: rank.get(item.path, len(LONG)))
+    rank = {ROOT / "tests" / f"{name}.py": number for number, name in enumerate(LONG.split())}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 # A busy machine is no fault of a test.
