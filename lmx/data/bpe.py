@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmx.data.byte_pairs import TiktokenTokenizer, load_ranks, save_ranks
 from lmx.data.files import TRAINED
 from lmx.data.prepare import PART_BYTES, as_text
 from lmx.data.sources import Source
-from lmx.data.tokenizers import TiktokenTokenizer, load_ranks, save_ranks
 
 RANKS, JSON = "ranks.tiktoken", "tokenizer.json"
 

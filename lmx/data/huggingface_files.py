@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from lmx.data.byte_pairs import TiktokenTokenizer
 from lmx.data.kept import FILES
 from lmx.data.pretrained import PretrainedTokenizer
-from lmx.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, TiktokenTokenizer
+from lmx.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer
 
 _PROBE = (
     "Hello, world!  It's 12345 o'clock;\n\n\tdef f(x): return x ** 2  # na\u00efve \u4f60\u597d \U0001f600 "

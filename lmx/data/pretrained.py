@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from lmx.config.foreign import parse_json, quoted
+from lmx.data.byte_pairs import TiktokenTokenizer, load_ranks
 from lmx.data.chat import Template
 from lmx.data.published_ranks import recognise
 from lmx.data.tokenizers import (
     HuggingFaceTokenizer,
-    TiktokenTokenizer,
     TokenizerImpl,
     fingerprint,
-    load_ranks,
     without_surrogates,
 )
 

@@ -62,7 +62,7 @@ class Tiktoken(Tokenizer):
 
     def build(self) -> TokenizerImpl:
         """The tokenizer; ValueError with the way out when its ranks are neither given nor cached."""
-        from lmx.data.tokenizers import build_tiktoken
+        from lmx.data.byte_pairs import build_tiktoken
 
         return build_tiktoken(**dict(self))
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lmx.data import bpe
-from lmx.data.tokenizers import ByteTokenizer, TiktokenTokenizer, load_ranks, save_ranks
+from lmx.data.byte_pairs import TiktokenTokenizer, load_ranks, save_ranks
+from lmx.data.tokenizers import ByteTokenizer
 from tests.data import CONF, byte_tokenizer, shared, tokenizer_config
 
 text = st.text(max_size=80)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.data.tokenizers import build_tiktoken
+from lmx.data.byte_pairs import build_tiktoken
 from tests.fuzz.support import answer, cases, damaged_bytes
 
 PATTERN = r"\s?\w+|\s+|."
