@@ -37,7 +37,7 @@ class Leaf(NamedTuple):
         return cls(tuple(int(n) for n in shape.split(",") if n), dtype)
 
 
-_LEAF = re.compile(r"[a-z0-9_]{1,40}\[([0-9]{1,15}(,[0-9]{1,15}){0,31})?\]")
+_LEAF = re.compile(r"[a-z0-9_]{1,40}(<[a-z0-9_]{1,20}>)?\[([0-9]{1,15}(,[0-9]{1,15}){0,31})?\]")
 
 
 class Manifest(NamedTuple):

@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from lmx.io.checkpoints import Checkpoints
+from lmx.io.stored import Stored
 from tests.io.states import assert_same, config, make_state
 
 assert jax.device_count() == 8
