@@ -112,7 +112,7 @@ def _cure(target: Slurm, said: str) -> str:
     lower = said.lower()
     if "contact slurm controller" in lower or "did not answer" in lower:
         return "; the controller must answer: sinfo"
-    if "configuration source" in lower:
+    if "configuration source" in lower or "cannot stat file" in lower:
         return "; no cluster is known here: run this on a login node, or name its slurm.conf in SLURM_CONF"
     if "account" in lower:
         return f"; target.account={target.account or 'null'}: those that are yours: sacctmgr show assoc user=$USER"

@@ -120,7 +120,7 @@ def build(
         attention=_attention(config, attention_name, mesh=mesh, rules=rules),
         attention_name=attention_name,
         group=_group(config, platform, auto),
-        exchange=_exchange(config, platform),
+        exchange=_exchange(config, platform, n_devices),
         exchange_room=config.exchange_room,
         cross_entropy=cross_entropy,
         token_losses=token_losses,
@@ -156,9 +156,9 @@ def _group(config: Kernels, platform: str, auto: str) -> Callable[[jax.Array, in
     return functions[name]
 
 
-def _exchange(config: Kernels, platform: str) -> Literal["dense", "ragged"]:
-    """`KernelSet.exchange`; ValueError where the platform has no such collective."""
-    if config.exchange == "ragged" and platform == "cpu":
+def _exchange(config: Kernels, platform: str, n_devices: int) -> Literal["dense", "ragged"]:
+    """`KernelSet.exchange`; ValueError where several devices have no such collective."""
+    if config.exchange == "ragged" and platform == "cpu" and n_devices > 1:
         raise ValueError(
             "kernels.exchange=ragged: CPU has no ragged all-to-all; set kernels.exchange=dense, or auto"
         )

@@ -1,14 +1,14 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from lmx.config.compose import load
 from lmx.config.errors import UNSET
-from lmx.config.json_schema import all_schemas
 from lmx.config.schema import Difference, description_of, differences, effect_of, flatten, known_keys, pick
 from lmx.config.sources import load_yaml
-from lmx.run.config import TrainConfig
 from tests.config.example.schema import Run
 from tests.config.json_check import complaints
 
@@ -62,7 +62,14 @@ def test_pick():
 
 @pytest.fixture(scope="module")
 def schemas():
-    return all_schemas({"train": TrainConfig}, ROOT / "conf")
+    """Of a process of its own: components that other tests made are not in them."""
+    code = (
+        "import json\nfrom pathlib import Path\nfrom lmx.config.json_schema import all_schemas\n"
+        "from lmx.run.config import TrainConfig\n"
+        "print(json.dumps(all_schemas({'train': TrainConfig}, Path('conf'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def options():

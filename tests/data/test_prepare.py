@@ -220,7 +220,7 @@ def test_parquet(tmp_path):
     found = [d.text.decode() for p in source.parts(100) for d in source.documents(p)]
     assert found == [f"text {i}" for i in range(50)]
     assert len(source.parts(1)) == 8
-    with pytest.raises(ValueError, match=r"data\.field=body is not a column of .*; it has text, n"):
+    with pytest.raises(ValueError, match=r"data\.field=body is not a column of .*; it has n, text"):
         data_config("parquet", {"path": str(tmp_path / "a.parquet"), "field": "body"}).source().parts(1)
     wrong = data_config("parquet", {"path": str(tmp_path / "a.parquet"), "field": "n"}).source()
     with pytest.raises(ValueError, match=r"data\.field=n is int, not text"):

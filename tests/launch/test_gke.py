@@ -338,7 +338,9 @@ def end_pods(cluster: Cluster) -> None:
 def test_stop_after_the_driver_was_killed(cluster, tmp_path):
     given = launched(tmp_path, topology="2x2")
     attempt = given.target.start(given.plan, 0)
-    journal.append(given.plan.folder, {"event": "prepared"}, {"event": "starting", "checkpoint": None})
+    journal.append(
+        given.plan.folder, {"event": "prepared"}, {"event": "starting", "attempt": 0, "checkpoint": None}
+    )
     (pod,) = cluster.pods(attempt.handle["name"])
     cluster.runs(pod, "hello")
     assert look.status(given.plan.folder)["processes"][0]["state"] == "running"

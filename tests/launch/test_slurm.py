@@ -422,7 +422,9 @@ def test_stop_after_the_driver_was_killed(cluster, tmp_path):
     given = launched(tmp_path, tree_of(tmp_path, f"n=7; trap '{CHECKPOINT}; exit 75' TERM; sleep 300 & wait"))
     attempt = given.target.start(given.plan, 0)
     assert read(given.plan)[0].handle["job"] is None  # as it was before the submission
-    journal.append(given.plan.folder, {"event": "prepared"}, {"event": "starting", "checkpoint": None})
+    journal.append(
+        given.plan.folder, {"event": "prepared"}, {"event": "starting", "attempt": 0, "checkpoint": None}
+    )
     seen = until(
         lambda: s if (s := look.status(given.plan.folder))["processes"][0]["state"] == "running" else None
     )

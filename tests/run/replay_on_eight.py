@@ -16,7 +16,7 @@ import numpy as np
 
 from lmx.faults import BitFlip
 from lmx.faults.config import Site
-from lmx.io.ledger import read_lines
+from lmx.io.ledger import read_ledger
 from lmx.run.build import build, make_state, to_devices
 from lmx.run.ledger import Ledger
 from lmx.run.replay import Replay
@@ -58,7 +58,9 @@ def main(folder: Path, mesh: str, accumulation: int, flips: list[str]) -> None:
         found = replay.look(5, params, rows, touch)
         told = None if found is None else [found.what, [d.id for d in found.devices], found.error]
         print(json.dumps({"flip": flip, "found": told, "said": said[-1]}), flush=True)
-    noted = [line["what"] for line in read_lines(folder / "ledger.jsonl") if line["event"] == "corruption"]
+    noted = [
+        line["what"] for line in read_ledger(folder / "ledger.jsonl").objects if line["event"] == "corruption"
+    ]
     print(json.dumps({"noted": noted}))
 
 

@@ -101,5 +101,5 @@ def test_the_template_is_what_the_model_reads_and_a_refusal_is_told(tmp_path):
         timeout=300,
     )
     assert done.returncode == 2
-    assert "the chat template refuses this conversation: only poems" in done.stderr
+    assert "tokenizer_config.json refuses this conversation: only poems" in done.stderr
     assert "Traceback" not in done.stderr

@@ -178,7 +178,7 @@ REFUSED = [
     (["topology=cpu:8", "mesh=fsdp_tp", "mesh.axes.tensor=4", "model.n_kv_heads=1"], "mesh.rules.kv_heads"),
     (["topology=cpu:8", "mesh=fsdp", "kernels.attention=splash"], "splash runs on tpu only"),
     (["topology=cpu:8", "mesh=fsdp", "mesh.rules.depth=fsdp"], "no logical axis 'depth'"),
-    (["topology=cpu:8", "mesh=fsdp", "programs=[decode]", "decode.batch=3"], "set decode.batch=8"),
+    (["topology=cpu:8", "mesh=fsdp", "programs=[decode]", "decode.batch=3"], "set decode.batch=4"),
     (["topology=cpu:8", "mesh=fsdp", "trainer.global_batch_size=12"], "batch"),
     (["mesh=fsdp"], "topology"),
 ]

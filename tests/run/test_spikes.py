@@ -10,7 +10,7 @@ import pytest
 
 from lmx.config.compose import Composer
 from lmx.config.resume import load_resumed
-from lmx.io.ledger import attempts_of, goodput_of, read_lines, seen_by
+from lmx.io.ledger import attempts_of, goodput_of, read_ledger, seen_by
 from lmx.review import life
 from lmx.run import spike
 from lmx.run.config import TrainConfig
@@ -74,7 +74,7 @@ def test_the_updates_of_spikes_are_left_out_and_noted(tmp_path):
     noted = {step: row["spike"] for step, row in rows(run).items() if "spike" in row}
     assert list(noted) == [43, 44, 45]
     assert noted[43] == {"first_batch": 43, "last_batch": 43, "first_sequence": 672, "last_sequence": 687}
-    (attempt,) = attempts_of(read_lines(run / "ledger.jsonl"))
+    (attempt,) = attempts_of(read_ledger(run / "ledger.jsonl").objects)
     assert [line["first_batch"] for line in attempt.spikes] == [43, 44, 45]
     assert "spike at steps 43 to 45" in life.text(life.of(run))
     assert "its update is left out; batch 43, sequences 672 to 687" in (run / "log.txt").read_text()
@@ -91,7 +91,7 @@ def test_a_run_goes_back_to_before_the_spikes_and_leaves_their_data_out(rewound)
     assert found[41]["rewound"] == {**told, "first_sequence": 640, "last_sequence": 719}
     cut = [json.loads(line) for line in (rewound / "metrics.cut.jsonl").read_text().splitlines()]
     assert [row["step"] for row in cut] == [43, 44, 45]
-    first, second = attempts_of(read_lines(rewound / "ledger.jsonl"))
+    first, second = attempts_of(read_ledger(rewound / "ledger.jsonl").objects)
     assert (first.status, first.step, second.start["step"], second.step) == ("rewound", 45, 40, 60)
     assert second.went_back == found[41]["rewound"]
     goodput = goodput_of([first, second])
