@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
 import absl.logging
 import jax
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import ROOT
@@ -36,6 +38,20 @@ def pytest_collection_modifyitems(items):
     """The order in which workers are given files."""
     rank = {ROOT / "tests" / f"{name}.py": number for number, name in enumerate(LONG.split())}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.fixture(autouse=True)
+def loggers_are_left_as_they_were():
+    """What a run takes of the process, it gives back: the tests after it hear what is logged."""
+    yield
+    logger = logging.getLogger("lmx")
+    left = [
+        name
+        for name in logging.root.manager.loggerDict
+        if name.startswith("lmx") and logging.getLogger(name).disabled
+    ]
+    propagates, logger.propagate = logger.propagate, True
+    assert propagates and not left
 
 
 # A busy machine is no fault of a test.

@@ -133,6 +133,13 @@ class OpenRun:
         self.dir.write_config(tree, composed.overrides)
         if self.dir.primary:
             keep_origin(tree, self.dir.path)
+        self.dir.write_summary({"status": "running", "name": self.config.name})
+        self.dir.write_provenance(
+            config_hash=composed.hash,
+            seed=self.config.trainer.seed,
+            devices=[str(d) for d in self.parts.mesh.devices.flat],
+            hosts=jax.process_count(),
+        )
         self._log = sinks.Sinks(
             self.dir.path,
             self.config.logging,
@@ -141,13 +148,6 @@ class OpenRun:
             start=self.start,
             total=self.total,
             process=jax.process_index(),
-        )
-        self.dir.write_summary({"status": "running", "name": self.config.name})
-        self.dir.write_provenance(
-            config_hash=composed.hash,
-            seed=self.config.trainer.seed,
-            devices=[str(d) for d in self.parts.mesh.devices.flat],
-            hosts=jax.process_count(),
         )
 
     @property

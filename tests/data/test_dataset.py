@@ -139,10 +139,7 @@ def test_evaluation_text_apart(tmp_path):
     assert dataset.description["train"]["tokens"] == 170
 
 
-def test_the_cache_is_reused_told_and_renewed(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(
-        logging.getLogger("lmx"), "propagate", True
-    )  # a run in this process may have taken it
+def test_the_cache_is_reused_told_and_renewed(tmp_path, caplog):
     config = text_data(tmp_path, "some text " * 100)
     caplog.set_level(logging.INFO, "lmx.data")
     first = build(config)
@@ -157,8 +154,7 @@ def test_the_cache_is_reused_told_and_renewed(tmp_path, caplog, monkeypatch):
     assert build(other, tokenizer=bpe_free).description["reused"]
 
 
-def test_a_damaged_cache_is_made_again_and_told(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lmx"), "propagate", True)
+def test_a_damaged_cache_is_made_again_and_told(tmp_path, caplog):
     config = text_data(tmp_path, "some text " * 100)
     first = build(config)
     shard = Path(first.description["cache"]) / "00000.bin"
