@@ -183,6 +183,25 @@ def test_the_clock_of_process_0_ends_all_after_the_same_step(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_go_back_as_one_does(tmp_path):
+    """On lasting spikes both go back to the same checkpoint, leave out the same data, and end as one process does."""
+    overrides = [*SMALL, "trainer.steps=60", "trainer.global_batch_size=16", "optimizer.learning_rate=1e-2"]
+    overrides += ["checkpoint=tiered", "checkpoint.every=10"]
+    overrides += ["spikes=rewind", "spikes.patience=3", "spikes.loss_deviations=10", "spikes.decay=0.8"]
+    overrides += ["spikes.warmup_steps=20", "data=synthetic", "fault=loss_spike", "fault.step=43", "fault.steps=3"]
+    runs = {count: tmp_path / f"run{count}" for count in (1, 2)}
+    for count, run in runs.items():
+        away = f"checkpoint.remote.path={tmp_path / f'away{count}'}"
+        for code, _, err in ended(start([*overrides, away, f"hydra.run.dir={run}"], count, 2 // count)):
+            assert code == 0, err
+        assert json.loads((run / "summary.json").read_text())["rewinds"] == 1
+    assert seen_by(runs[1]) == seen_by(runs[2])
+    one, two = losses(runs[1]), losses(runs[2])
+    assert list(two) == list(one)
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=2e-5)
+
+
+@pytest.mark.slow
 def test_a_process_with_another_configuration_ends_all_at_once(tmp_path):
     run = tmp_path / "run"
     overrides = [*SMALL, "trainer.steps=1000", f"hydra.run.dir={run}"]
