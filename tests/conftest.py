@@ -51,7 +51,8 @@ def loggers_are_left_as_they_were():
         if name.startswith("lmx") and logging.getLogger(name).disabled
     ]
     propagates, logger.propagate = logger.propagate, True
-    assert propagates and not left
+    assert propagates
+    assert not left
 
 
 # A busy machine is no fault of a test.

@@ -86,7 +86,7 @@ class Run(OpenRun):
         """To the newest checkpoint from before the spikes, and on without the data read since then."""
         self.checkpoints.close()
         before = self.windows
-        meet(f"back, {len(before)}")  # else the others wait in a collective for what process 0 still sends away
+        meet(f"back {len(before)}")  # else the others wait in a collective while process 0 sends files
         target = checkpoint_before(self.checkpoints, back)
         self.checkpoints.rewind(target)
         self.checkpoints.catch_up(target)

@@ -188,7 +188,13 @@ def test_two_processes_go_back_as_one_does(tmp_path):
     overrides = [*SMALL, "trainer.steps=60", "trainer.global_batch_size=16", "optimizer.learning_rate=1e-2"]
     overrides += ["checkpoint=tiered", "checkpoint.every=10"]
     overrides += ["spikes=rewind", "spikes.patience=3", "spikes.loss_deviations=10", "spikes.decay=0.8"]
-    overrides += ["spikes.warmup_steps=20", "data=synthetic", "fault=loss_spike", "fault.step=43", "fault.steps=3"]
+    overrides += [
+        "spikes.warmup_steps=20",
+        "data=synthetic",
+        "fault=loss_spike",
+        "fault.step=43",
+        "fault.steps=3",
+    ]
     runs = {count: tmp_path / f"run{count}" for count in (1, 2)}
     for count, run in runs.items():
         away = f"checkpoint.remote.path={tmp_path / f'away{count}'}"
