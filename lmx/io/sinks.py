@@ -61,8 +61,8 @@ class Sinks:
         self._metrics = LineFile(folder / "metrics.jsonl", self._show) if primary else None
         self._log = LineFile(folder / log_name(process), self._show)
         self._handler = _Spoken(self)
+        _wake_loggers()
         logger = logging.getLogger("lmx")
-        logger.setLevel(logging.INFO)
         self._propagated, logger.propagate = logger.propagate, False  # nothing is said twice
         logger.addHandler(self._handler)
         self._boards = Dashboards(folder, config, name=name, tree=tree, start=start) if primary else None
@@ -173,6 +173,13 @@ def _ends_whole(path: Path) -> bool:
         size = stream.seek(0, 2)
         stream.seek(max(size - 1, 0))
         return size == 0 or stream.read(1) == b"\n"
+
+
+def _wake_loggers() -> None:
+    """Undoes what a configuration of logging (a library's, in mid-process) does to loggers that existed before it."""
+    logging.getLogger("lmx").setLevel(logging.INFO)
+    for name in [n for n in logging.root.manager.loggerDict if n == "lmx" or n.startswith("lmx.")]:
+        logging.getLogger(name).disabled = False
 
 
 class _Spoken(logging.Handler):
