@@ -23,6 +23,7 @@ OPTIONS = {
     "gpt_oss": "gpt_oss_20b",
     "llama": "llama3p1_8b",
     "llama4_text": "llama4_scout",
+    "ministral": "ministral_8b",
     "mistral": "mistral_7b",
     "mixtral": "mixtral_8x7b",
     "olmo2": "olmo2_7b",

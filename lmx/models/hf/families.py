@@ -13,6 +13,7 @@ from lmx.models.hf import (
     gpt_oss,
     llama,
     llama4,
+    ministral,
     mistral,
     mixtral,
     olmo2,
@@ -29,6 +30,7 @@ from lmx.models.hf.family import Family
 _MODULES = (
     llama,
     mistral,
+    ministral,
     qwen2,
     qwen3,
     gpt2,

@@ -118,6 +118,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "sliding_window": 7,
         "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
     },
+    "ministral_types": {
+        "model_type": "ministral",
+        "head_dim": 12,
+        "sliding_window": 6,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        "rope_theta": 100000000.0,
+    },
     "mixtral_win": {
         "model_type": "mixtral",
         "sliding_window": 9,
