@@ -137,7 +137,7 @@ def choose_family(
     _, family, lacking = nearest
     raise RequestError(
         f"this model has parts that no HuggingFace family has; the nearest, {family.model_type}, lacks "
-        f"{'; '.join(lacking)}"
+        f"{'; '.join(lacking)}. The published models (model=qwen3_0p6b, model=gpt2, ...) can be written, with any sizes"
     )
 
 
