@@ -100,7 +100,13 @@ def _misspelt(name: str, rest: Sequence[str], names: Mapping[str, Entry]) -> boo
     """Whether the word after a command's name can only be meant as a command of its family: `lmx launch statsu`."""
     if not rest or "=" in rest[0] or not rest[0].isalpha():
         return False
-    return any(other.startswith(f"{name} ") for other in names) and command(name).positional is None
+    members = [other.split()[1] for other in names if other.startswith(f"{name} ")]
+    if command(name).positional is None:
+        return bool(members)
+
+    import difflib
+
+    return bool(difflib.get_close_matches(rest[0], members))
 
 
 def unknown(arguments: Sequence[str]) -> str:

@@ -162,10 +162,11 @@ COMMANDS = (
         keys=("root", "match", "sort", "compare", "plot", "to", "x", "output"),
         examples=(
             ("lmx runs", "every run under runs/ and sweeps/, the newest first"),
-            ("lmx runs root=sweeps/DIR sort=eval_loss", "a sweep, the best first"),
+            ("lmx runs sweeps/DIR sort=eval_loss", "a sweep, the best first"),
             ("lmx runs compare=[A,B]", "what differs in config, what differs in result"),
             ("lmx runs plot=[A,B,C] to=loss.png x=tokens", "their losses in one picture"),
             ("lmx runs plot='runs/*muon*' output=json", "runs by a pattern; the answer as JSON"),
         ),
+        positional="root",
     ),
 )

@@ -55,7 +55,7 @@ class Tree:
 
     def is_group(self, name: str) -> bool:
         """Whether a folder of options has this name."""
-        return bool(name) and self.repository.group_exists(name)
+        return bool(name) and not name.startswith("/") and self.repository.group_exists(name)
 
     def options(self, group: str) -> list[str]:
         """The options of a group, sorted; files whose name begins with _ are only built upon."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from lmx.config.errors import Resumable
+from lmx.config.errors import LmxError, Resumable
 from lmx.config.overrides import write_value
 from lmx.data.windows import batches_without, gone_back
 from lmx.params import path_name
@@ -35,25 +35,27 @@ def train(composed: Any, run_path: Path, *, resume: bool) -> float:
     """Runs `composed.config` in the run directory `run_path`, and returns the final evaluation loss.
 
     With `resume`, goes on from the newest valid checkpoint there. Raises RequestError where the parts do not fit
-    together (nothing is trained then), Resumable when a signal stopped the run, and `lmx.train.loop.Diverged` when
-    the loss stays not finite.
+    together (nothing is trained then), Resumable when a signal stopped the run or its last state could not be saved,
+    and `lmx.train.loop.Diverged` when the loss stays not finite.
     """
     with SharedStop() if several() else StopRequest() as stop:
         run = Run(composed, run_path, resume=resume)
         try:
             finished = run.steps(stop)
-            if finished.stopped not in (None, OUT_OF_TIME):
-                run.close("stopped", finished)
-                raise Resumable(
-                    f"stopped by {finished.stopped} after step {finished.step}; go on with\n"
-                    "    " + shlex.join(["lmx", "train", f"resume={write_value(str(run_path))}"])
-                )
-            return run.close("done", finished)
-        except Resumable:
-            raise
+            signalled = finished.stopped not in (None, OUT_OF_TIME)
+            loss = run.close("stopped" if signalled else "done", finished)
         except BaseException as error:
             run.abandon(error)
             raise
+    again = "go on with\n    " + shlex.join(["lmx", "train", f"resume={write_value(str(run_path))}"])
+    if signalled:
+        raise Resumable(f"stopped by {finished.stopped} after step {finished.step}; {again}")
+    if run.checkpoints.failure is not None:
+        unsaved = f"trained to step {finished.step}, but its state is not saved; mend that, and"
+        if not run.checkpoints.steps():
+            raise LmxError(f"{unsaved} start again: no checkpoint is there to go on from")
+        raise Resumable(f"{unsaved} {again}")
+    return loss
 
 
 class Run(OpenRun):
@@ -238,10 +240,13 @@ class Run(OpenRun):
     # ---- the end
 
     def close(self, status: str, finished: Finished) -> float:
-        """Saves, evaluates and samples as the end of a run asks for; returns the evaluation loss (or NaN)."""
-        step, state = finished.step, finished.state
+        """Saves, evaluates and samples as the end of a run asks for; returns the evaluation loss (or NaN).
+
+        A run whose last state could not be saved is recorded as stopped.
+        """
+        step, state, ended = finished.step, finished.state, status == "done"
         sample = None
-        if status == "done":
+        if ended:
             if self.evaluated is None or self.evaluated[0] != step:  # the wall clock ended the run
                 self._evaluate(step, state)
                 if self.row_written != step:
@@ -255,6 +260,7 @@ class Run(OpenRun):
         self.finish_saving(step)
         if self.checkpoints.failure is not None:
             self.log.warn(f"the state after step {step} is not saved: {self.checkpoints.failure}")
+            status = "stopped"
         if self.profiling:
             jax.profiler.stop_trace()
         found = self.evaluated[1] if self.evaluated else None
@@ -270,7 +276,7 @@ class Run(OpenRun):
         self.observers.close(status)
         self.draw()
         self.log.close()
-        if status == "done" and self.dir.primary:
+        if ended and self.dir.primary:
             print(words_at_end(results, self.config, sample, self.judge.tokenizer))
         self.dir.close()
         return found.loss if found else float("nan")

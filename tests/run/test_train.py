@@ -309,3 +309,28 @@ def test_generate_and_eval_from_a_run(straight):
     found = call("eval", f"from={run}", "sequences=8", "batch_size=8", "output=json")
     assert found["loss"] == pytest.approx(summary(run)["eval_loss"], rel=1e-6)
     assert found["step"] == 20
+
+
+def test_a_last_state_that_finds_no_room_is_no_end(text, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o"]
+    if subprocess.run([*mount, "size=500k", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    try:
+        run = disk / "run"
+        few = ["trainer.steps=4", "trainer.eval_every=null", "checkpoint.every=2"]
+        told = lmx(*SMALL, *few, f"data.path={text}", f"hydra.run.dir={run}", expect=1)
+        assert "step 4, but its state is not saved" in told.stderr
+        assert "start again" in told.stderr
+        shutil.rmtree(run)
+        subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
+        told = lmx(*SMALL, *few, f"data.path={text}", f"hydra.run.dir={run}", expect=75)
+        assert f"lmx train resume={run}" in told.stderr
+        assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
+        subprocess.run(["mount", "-o", "remount,size=60m", disk], check=True)
+        lmx(f"resume={run}")
+        assert json.loads((run / "summary.json").read_text())["status"] == "done"
+        assert (run / "checkpoints" / "4").is_dir()
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
