@@ -62,9 +62,10 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, Path, bool]:
 
 def load_frozen(path: Path, command: Command) -> Any:
     """The validated configuration of a file; ConfigError with every problem, RequestError where it cannot be read."""
-    from lmx.config.compose import Composed, plain
+    from lmx.config.compose import Composed
     from lmx.config.earlier import read_frozen
     from lmx.config.origins import file_origins, origin_of
+    from lmx.config.plain_tree import plain
     from lmx.config.validate import contradictions, faults, validate
 
     schema = command.schema_class()
