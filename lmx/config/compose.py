@@ -19,6 +19,7 @@ from lmx.config.bare import explain_bare
 from lmx.config.component import Config
 from lmx.config.errors import ConfigError, Problem
 from lmx.config.files import conf_dir
+from lmx.config.findings import Findings
 from lmx.config.fixes import accepted, place
 from lmx.config.groups import Composition, compose_groups
 from lmx.config.hardware import described, devices_of_topology
@@ -27,7 +28,7 @@ from lmx.config.near import nearest
 from lmx.config.origins import Origins, origins_of
 from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
 from lmx.config.plain_tree import plain, tree_hash
-from lmx.config.report import Findings, explain
+from lmx.config.report import explain
 from lmx.config.resolve import Resolved, resolve
 from lmx.config.searchpath import check_searchpath
 from lmx.config.sources import Place, Tree
