@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lmx.cli.command import Command
+from lmx.cli.report import report
 from lmx.config.errors import DONE, ConfigError, Problem, RequestError
 
 USAGE = "lmx train --frozen CONFIG hydra.run.dir=DIR [--resume]"
@@ -19,8 +20,6 @@ def run_frozen(command: Command, arguments: Sequence[str]) -> int:
 
     `--resume` goes on from the newest checkpoint in DIR. Nothing else may be set: the file is the whole request.
     """
-    from lmx.cli.job import report
-
     if command.name != "train":
         raise RequestError(f"--frozen belongs to lmx train, not to lmx {command.name}")
     path, run_dir, resume = _parse(arguments)
@@ -62,9 +61,10 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, Path, bool]:
 
 def load_frozen(path: Path, command: Command) -> Any:
     """The validated configuration of a file; ConfigError with every problem, RequestError where it cannot be read."""
-    from lmx.config.compose import Composed, plain
+    from lmx.config.compose import Composed
     from lmx.config.earlier import read_frozen
     from lmx.config.origins import file_origins, origin_of
+    from lmx.config.plain_tree import plain
     from lmx.config.validate import contradictions, faults, validate
 
     schema = command.schema_class()

@@ -6,7 +6,6 @@ import argparse
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,15 +14,14 @@ from typing import Any
 
 from lmx.cli.arguments import hydra_flags, parse, places_of, resume_target, value_of
 from lmx.cli.command import Command
+from lmx.cli.report import report
 from lmx.config.errors import (
     DONE,
     FAILED,
     STOPPED,
     WRONG_REQUEST,
     ConfigError,
-    LmxError,
     RequestError,
-    format_problems,
 )
 from lmx.config.text import counted
 
@@ -103,45 +101,6 @@ class Task:
 
         composer = Composer(self.command.name, schema, overrides=overrides, **self.places)
         return composer.of_job(cfg, overrides)
-
-
-def report(
-    name: str, error: BaseException, run_dir: Path | None = None, *, log: str = "log.txt"
-) -> tuple[int, str]:
-    """Shows an error on stderr, keeps its traceback in the run's log; exit code and message."""
-    if isinstance(error, ConfigError):
-        print(format_problems(error.problems, name, color=_color()), file=sys.stderr)
-        return error.exit_code, str(error)
-    if isinstance(error, LmxError):
-        print(f"lmx {name}: {error}", file=sys.stderr)
-        return error.exit_code, str(error)
-    message = str(error).strip()
-    kind = type(error).__name__
-    text = (
-        message
-        if message and isinstance(error, ValueError | RuntimeError)
-        else f"{kind}: {message}".rstrip(": ")
-    )
-    lines = [f"lmx {name}: {text}"]
-    if run_dir is not None and run_dir.is_dir() and run_dir.resolve() != Path.cwd().resolve():
-        path = run_dir / log
-        try:
-            with open(path, "a", encoding="utf-8") as stream:
-                stream.write("".join(traceback.format_exception(error)))
-            lines.append(f"    the traceback is in {path}")
-        except OSError:
-            lines.append("".join(traceback.format_exception(error)))
-    elif os.environ.get("LMX_TRACEBACK"):
-        lines.append("".join(traceback.format_exception(error)))
-    else:
-        frame = traceback.extract_tb(error.__traceback__)[-1:]
-        lines += [f"    at {f.filename}:{f.lineno}; LMX_TRACEBACK=1 shows the whole traceback" for f in frame]
-    print("\n".join(lines), file=sys.stderr)
-    return FAILED, text
-
-
-def _color() -> bool:
-    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
 
 
 def execute(command: Command, arguments: list[str]) -> int:

@@ -83,7 +83,7 @@ def _approved(config: Any, tree: dict[str, Any]) -> None:
 
 
 def _hash(tree: dict[str, Any]) -> str:
-    from lmx.config.compose import tree_hash
+    from lmx.config.plain_tree import tree_hash
     from lmx.run.config import TrainConfig
 
     return tree_hash(tree, TrainConfig)

@@ -27,7 +27,7 @@ def run(composed: Any, run_dir: Path) -> float:
     except Resumable:
         raise
     except BaseException as error:
-        from lmx.cli.job import report
+        from lmx.cli.report import report
 
         hosts.leave(report("train", error, run_dir, log=hosts.log_name())[0])
 

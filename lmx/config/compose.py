@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,20 +16,21 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lmx.config.apply import apply_values, has
 from lmx.config.bare import explain_bare
-from lmx.config.component import Component, Config
+from lmx.config.component import Config
 from lmx.config.errors import ConfigError, Problem
 from lmx.config.files import conf_dir
+from lmx.config.findings import Findings
 from lmx.config.fixes import accepted, place
-from lmx.config.foreign import read_yaml
 from lmx.config.groups import Composition, compose_groups
 from lmx.config.hardware import described, devices_of_topology
 from lmx.config.meant import followed
 from lmx.config.near import nearest
 from lmx.config.origins import Origins, origins_of
 from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
-from lmx.config.report import Findings, explain
+from lmx.config.plain_tree import plain, tree_hash
+from lmx.config.report import explain
 from lmx.config.resolve import Resolved, resolve
-from lmx.config.schema import effect_of, fields_of
+from lmx.config.searchpath import check_searchpath
 from lmx.config.sources import Place, Tree
 from lmx.config.validate import contradictions, faults, validate
 
@@ -120,7 +118,7 @@ class Composer(Generic[Schema]):
         folder = str(Path(conf).resolve()) if conf is not None else str(conf_dir())
         further = str(Path(config_dir).resolve()) if config_dir is not None else None
         self.place = Place(primary or command.replace(" ", "_"), folder, further)
-        searchpath = _check_searchpath(self.place, overrides, config_dir, command)
+        searchpath = check_searchpath(self.place, overrides, config_dir, command)
         self.tree = Tree(self.place, searchpath)
         if not self.tree.repository.config_exists(self.place.primary):
             names = [name for name in self.tree.options("") if not name.startswith("_")]
@@ -285,82 +283,6 @@ def unique(problems: Sequence[Problem]) -> list[Problem]:
     for problem in problems:
         seen.setdefault((problem.key, problem.message), problem)
     return list(seen.values())
-
-
-def _check_searchpath(
-    place: Place, overrides: Sequence[str], config_dir: str | Path | None, command: str
-) -> list[str] | None:
-    """hydra.searchpath of the command line; ConfigError naming every folder that is not there."""
-    problems = []
-    if config_dir is not None and not os.path.isdir(place.config_dir or ""):
-        problems.append(
-            Problem(
-                f"--config-dir {config_dir}", "there is no such folder", origin="command line", kind="path"
-            )
-        )
-    paths: list[str] | None = None
-    for line in overrides:
-        if line.lstrip("+").startswith("hydra.searchpath="):
-            value = yaml.safe_load("x: " + line.partition("=")[2])["x"]
-            paths = [str(item) for item in ([value] if isinstance(value, str) else value or [])]
-            for path in paths:
-                folder = path.removeprefix("file://")
-                if "://" not in folder and not os.path.isdir(folder):
-                    origin = f"command line: {line}"
-                    message = "there is no such folder; a package is written pkg://package.folder"
-                    problems.append(Problem("hydra.searchpath", message, path, origin, kind="path"))
-    if problems:
-        raise ConfigError(problems, command)
-    return paths
-
-
-def plain(config: Any, tree: Any) -> Any:
-    """The values of a validated object in the order and with the `_target_`s of the tree it came from."""
-    if isinstance(config, Config):
-        fields = {info.alias or name: name for name, info in type(config).model_fields.items()}
-        found = {}
-        for key in tree if isinstance(tree, Mapping) else fields_of(type(config)):
-            if key == "_target_" and isinstance(config, Component):
-                found[key] = tree[key]
-            elif key in fields:
-                inner = tree.get(key) if isinstance(tree, Mapping) else None
-                found[key] = plain(getattr(config, fields[key]), inner)
-        return found
-    if isinstance(config, Mapping):
-        inside = tree if isinstance(tree, Mapping) else {}
-        return {str(key): plain(value, inside.get(str(key))) for key, value in config.items()}
-    if isinstance(config, list | tuple | set | frozenset):
-        trees = tree if isinstance(tree, list) and len(tree) == len(config) else [None] * len(config)
-        return [plain(value, inner) for value, inner in zip(config, trees, strict=True)]
-    if isinstance(config, Path):
-        return str(config)
-    return config
-
-
-def tree_hash(tree: Mapping[str, Any], schema: type[Config]) -> str:
-    """sha256 over the canonical JSON of every key whose change affects numerics or throughput."""
-
-    def keep(node: Any, prefix: str) -> Any:
-        if not isinstance(node, Mapping):
-            return node
-        kept = {}
-        for key, value in node.items():
-            path = f"{prefix}{key}"
-            if effect_of(schema, path, tree) != "bookkeeping":
-                kept[key] = keep(value, f"{path}.")
-        return kept
-
-    text = json.dumps(keep(tree, ""), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_tree(path: str | Path) -> dict[str, Any]:
-    """The tree of a `config.yaml` that `Composed.yaml` wrote."""
-    read_yaml(Path(path))  # which OmegaConf would spread out, whatever comes of it
-    tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds no configuration: expected keys and values")
-    return {str(key): value for key, value in tree.items()}
 
 
 _PLAIN = re.compile(r"(?!hydra\.)[A-Za-z_][\w.]*(?==)")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx.config.component import Config
-from lmx.config.compose import read_tree
+from lmx.config.plain_tree import read_tree
 from lmx.config.schema import classes_at, fields_of, inside_of, told_by
 
 

@@ -12,13 +12,15 @@ from omegaconf import OmegaConf, open_dict
 
 from lmx.config.apply import apply_values
 from lmx.config.component import Config
-from lmx.config.compose import Composed, Composer, plain, unique
+from lmx.config.compose import Composed, Composer, unique
 from lmx.config.earlier import read_frozen
 from lmx.config.errors import UNSET, ConfigError, Problem, RequestError, show_value
+from lmx.config.findings import Findings
 from lmx.config.groups import Composition
 from lmx.config.origins import Origins, command_line, file_origins, origin_of, set_by_override
 from lmx.config.overrides import Sorted, parse_overrides, sort_overrides
-from lmx.config.report import Findings, explain
+from lmx.config.plain_tree import plain
+from lmx.config.report import explain
 from lmx.config.resolve import resolve
 from lmx.config.schema import Difference, differences, pick
 from lmx.config.sources import Tree, peek_yaml

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lmx.data.byte_pairs import TiktokenTokenizer, load_ranks, save_ranks
+from lmx.data.encoding import PART_BYTES, as_text
 from lmx.data.files import TRAINED
-from lmx.data.prepare import PART_BYTES, as_text
 from lmx.data.sources import Source
 
 RANKS, JSON = "ranks.tiktoken", "tokenizer.json"

@@ -60,7 +60,8 @@ class Stdlib(Corpus):
 
     def source(self) -> Source:
         """The library's `.py` files."""
-        from lmx.data.sources import DelimitedFiles, limit_bytes, standard_library
+        from lmx.data.sources import limit_bytes, standard_library
+        from lmx.data.text_sources import DelimitedFiles
 
         return DelimitedFiles(limit_bytes(standard_library(self.exclude), self.max_bytes), separator=None)
 
@@ -114,7 +115,7 @@ class TextFiles(Files):
 
     def open_files(self, files: tuple[str, ...]) -> Source:
         """Text files."""
-        from lmx.data.sources import DelimitedFiles
+        from lmx.data.text_sources import DelimitedFiles
 
         return DelimitedFiles(files, separator=self.separator)
 
@@ -129,7 +130,7 @@ class JsonLines(Files):
 
     def open_files(self, files: tuple[str, ...]) -> Source:
         """JSON lines."""
-        from lmx.data.sources import JsonLinesFiles
+        from lmx.data.text_sources import JsonLinesFiles
 
         return JsonLinesFiles(
             files, field=self.field, prompt_field=self.prompt_field, joiner=self.prompt_joiner
@@ -144,7 +145,7 @@ class Parquet(Files):
 
     def open_files(self, files: tuple[str, ...]) -> Source:
         """Parquet files."""
-        from lmx.data.sources import ParquetFiles
+        from lmx.data.record_sources import ParquetFiles
 
         return ParquetFiles(files, field=self.field)
 
@@ -160,6 +161,6 @@ class ArrayRecords(Files):
 
     def open_files(self, files: tuple[str, ...]) -> Source:
         """ArrayRecord files."""
-        from lmx.data.sources import ArrayRecordFiles
+        from lmx.data.record_sources import ArrayRecordFiles
 
         return ArrayRecordFiles(files, record=self.record, field=self.field)

@@ -11,9 +11,10 @@ import grain
 import numpy as np
 
 from lmx.config.text import counted
+from lmx.data.encoding import Recipe
 from lmx.data.files import find_files
 from lmx.data.packing import PackedRows, Rows, View, WindowRows, make_rows, mix64
-from lmx.data.prepare import Recipe, default_workers, discard, prepare
+from lmx.data.prepare import default_workers, discard, prepare
 from lmx.data.shards import INDEX, Prepared, Shard, TokenStore, is_prepared, open_prepared, open_shard
 from lmx.data.sources import Source
 from lmx.types import Batch

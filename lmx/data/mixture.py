@@ -14,8 +14,7 @@ from lmx.data.packing import mix64
 from lmx.types import Batch
 
 if TYPE_CHECKING:
-    from lmx.data.config import RowSpec
-    from lmx.data.mixture_config import Mixture
+    from lmx.data.config import Data, RowSpec
     from lmx.data.tokenizers import TokenizerImpl
 
 
@@ -128,35 +127,44 @@ def _joined(names: Sequence[str], parts: Sequence[Dataset]) -> Dataset:
     return Dataset(grain.MapDataset.source([]), grain.MapDataset.source(joined), 0, 0, description)
 
 
-def build_mixture(options: Mixture, tokenizer: TokenizerImpl, wanted: RowSpec) -> Dataset:
-    """Builds every source and interleaves them. An epoch ends when the first source has been read once."""
+def build_mixture(
+    sources: Mapping[str, Data],
+    stages: Mapping[int, Mapping[str, float]],
+    tokenizer: TokenizerImpl,
+    wanted: RowSpec,
+    *,
+    block: int,
+) -> Dataset:
+    """Builds every source and interleaves them. An epoch ends when the first source has been read once.
+
+    `stages`: the step at which weights of sources begin -> these weights; the first begin at step 0.
+    """
     global_batch_size = wanted.global_batch_size
-    if options.stages and global_batch_size is None:
+    if len(stages) > 1 and global_batch_size is None:
         raise ValueError(
             "data.stages counts in steps, which needs trainer.global_batch_size; give it, or set stages=[]"
         )
-    names = list(options.sources)
+    names = list(sources)
     parts = [
-        options.sources[name].open(
+        sources[name].open(
             tokenizer, wanted._replace(seed=mix64(wanted.seed, zlib.crc32(name.encode())) % 2**32)
         )
         for name in names
     ]
     if wanted.whole:
         return _joined(names, parts)
-    stages: list[Mapping[str, float]] = [options.weights, *(stage.weights for stage in options.stages)]
-    begins = [0, *(stage.from_step * (global_batch_size or 0) for stage in options.stages)]
-    weights = [np.array([stage.get(name, 0.0) for name in names]) for stage in stages]
-    plan = Plan(weights, begins, options.block)
+    begins = [step * (global_batch_size or 0) for step in stages]
+    weights = [np.array([stage.get(name, 0.0) for name in names]) for stage in stages.values()]
+    plan = Plan(weights, begins, block)
     segments = any(row(part.train, 0).segments is not None for part in parts)
     first, used = plan.counts[0], plan.counts[0] > 0
     blocks = [part.examples_per_epoch / n for part, n in zip(parts, first, strict=True) if n]
-    examples = max(1, int(min(blocks) * options.block))
+    examples = max(1, int(min(blocks) * block))
     per_example = [part.tokens_per_epoch / part.examples_per_epoch for part in parts]
-    tokens = int(examples * float((first[used] / options.block) @ np.array(per_example)[used]))
+    tokens = int(examples * float((first[used] / block) @ np.array(per_example)[used]))
     description: dict[str, Any] = {
-        "shares": {name: int(n) / options.block for name, n in zip(names, first, strict=True)},
-        "block": options.block,
+        "shares": {name: int(n) / block for name, n in zip(names, first, strict=True)},
+        "block": block,
         "sources": {name: part.description for name, part in zip(names, parts, strict=True)},
         "train": {
             "examples": examples,

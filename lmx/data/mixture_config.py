@@ -74,4 +74,5 @@ class Mixture(Data):
         """Builds every source and interleaves them."""
         from lmx.data.mixture import build_mixture
 
-        return build_mixture(self, tokenizer, wanted)
+        stages = {0: self.weights} | {stage.from_step: stage.weights for stage in self.stages}
+        return build_mixture(self.sources, stages, tokenizer, wanted, block=self.block)

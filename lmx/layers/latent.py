@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -86,7 +87,7 @@ def latent_attention(
     share one key and value (arXiv:2405.04434, appendix C): no key or value of the past is made anew.
     """
     latent = config.attention.latent
-    rank, plain = latent.key_value_rank, config.head_dim - latent.rope_dim
+    plain = config.head_dim - latent.rope_dim
     q_BTNH = named(_queries(x_BTD, params, config, kernels), QUERY)
     kept_BTR, turned_BTH = kernels.einsums(
         ("btd,dr->btr", "btd,dh->bth"), x_BTD, (params["latent_down"], params["key_rope"])
@@ -119,19 +120,47 @@ def latent_attention(
             q, k, v, kernels=kernels, softcap=config.attention.softcap, scale=scale, **where, **sinks
         )
 
+    key_value_RNH = params["key_value"]
     if cache is not None and x_BTD.shape[1] == 1:
-        key_RNH, value_RNH = params["key_value"][..., :plain], params["key_value"][..., plain:]
-        q_BTNR = jnp.einsum("btnh,rnh->btnr", q_plain, key_RNH)
-        o_BTNR = run(jnp.concatenate([q_BTNR, q_turned], axis=-1), kept_BS1C, kept_BS1C[..., :rank])
-        o_BTNH = jnp.einsum("btnr,rnh->btnh", o_BTNR, value_RNH)
+        o_BTNH = _compressed(run, q_plain, q_turned, kept_BS1C, key_value_RNH)
     else:
-        both_BSNH = kernels.einsum("bsr,rnh->bsnh", kept_BS1C[:, :, 0, :rank], params["key_value"])
-        k_BSNH, v_BSNH = all_named((both_BSNH[..., :plain], both_BSNH[..., plain:]), (KEY, VALUE))
-        same = jnp.broadcast_to(kept_BS1C[..., rank:], (*k_BSNH.shape[:3], latent.rope_dim))
-        heads = ("batch", "length", "act_heads", None)
-        q = shard(jnp.concatenate([q_plain, q_turned], axis=-1), heads)
-        o_BTNH = run(q, shard(jnp.concatenate([k_BSNH, same], axis=-1), heads), shard(v_BSNH, heads))
+        o_BTNH = _expanded(run, q_plain, q_turned, kept_BS1C, key_value_RNH, kernels=kernels, shard=shard)
     return project_out(o_BTNH, params, config=config, kernels=kernels, shard=shard), cache
+
+
+def _compressed(
+    run: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    q_plain: jax.Array,
+    q_turned: jax.Array,
+    kept_BS1C: jax.Array,
+    key_value_RNH: jax.Array,
+) -> jax.Array:
+    """Attention in the compressed space: its output [B, T, N, H] as the heads would have it."""
+    rank, plain = key_value_RNH.shape[0], q_plain.shape[-1]
+    key_RNH, value_RNH = key_value_RNH[..., :plain], key_value_RNH[..., plain:]
+    q_BTNR = jnp.einsum("btnh,rnh->btnr", q_plain, key_RNH)
+    o_BTNR = run(jnp.concatenate([q_BTNR, q_turned], axis=-1), kept_BS1C, kept_BS1C[..., :rank])
+    return jnp.einsum("btnr,rnh->btnh", o_BTNR, value_RNH)
+
+
+def _expanded(
+    run: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    q_plain: jax.Array,
+    q_turned: jax.Array,
+    kept_BS1C: jax.Array,
+    key_value_RNH: jax.Array,
+    *,
+    kernels: Any,
+    shard: Any,
+) -> jax.Array:
+    """Attention with a key and a value of each head, made from the compressed vectors; their turned part is one."""
+    rank, plain = key_value_RNH.shape[0], q_plain.shape[-1]
+    both_BSNH = kernels.einsum("bsr,rnh->bsnh", kept_BS1C[:, :, 0, :rank], key_value_RNH)
+    k_BSNH, v_BSNH = all_named((both_BSNH[..., :plain], both_BSNH[..., plain:]), (KEY, VALUE))
+    same = jnp.broadcast_to(kept_BS1C[..., rank:], (*k_BSNH.shape[:3], q_turned.shape[-1]))
+    heads = ("batch", "length", "act_heads", None)
+    q = shard(jnp.concatenate([q_plain, q_turned], axis=-1), heads)
+    return run(q, shard(jnp.concatenate([k_BSNH, same], axis=-1), heads), shard(v_BSNH, heads))
 
 
 def _norm(x: jax.Array, params: Tree, config: Any) -> jax.Array:

@@ -51,13 +51,7 @@ def over_mesh(
             given = {"q_segments_BT": q_ids, "k_segments_BS": k_ids, "sinks_N": sinks, **knobs}
             return attention(q, k, v, **given)
 
-        # Inside another shard_map some axes are taken, and the mesh is the one around.
-        around = jax.sharding.get_abstract_mesh()
-        manual = {
-            name
-            for name, kind in zip(around.axis_names, around.axis_types, strict=True)
-            if kind == AxisType.Manual
-        }
+        manual = _manual_axes()
         mapped = jax.shard_map(
             local,
             mesh=None if manual else mesh,
@@ -69,3 +63,13 @@ def over_mesh(
         return mapped(q_BTNH, k_BSKH, v_BSKH, q_segments_BT, k_segments_BS, sinks_N)
 
     return of
+
+
+def _manual_axes() -> set[str]:
+    """Axes that are taken by a shard_map around; inside one, the mesh is the one around."""
+    around = jax.sharding.get_abstract_mesh()
+    return {
+        name
+        for name, kind in zip(around.axis_names, around.axis_types, strict=True)
+        if kind == AxisType.Manual
+    }

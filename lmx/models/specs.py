@@ -102,7 +102,7 @@ def decoder_specs(config: Decoder) -> Tree:
         kind, std = matrix(inputs)
         return Init(kind, std / (2 * config.n_layers) ** 0.5 if init.residual == "depth" else std)
 
-    n, width, vocab, mixed = config.norm, config.d_model, config.vocab_size, config.convolution
+    n, width, mixed = config.norm, config.d_model, config.convolution
 
     def norms(stack: int | None) -> dict[str, Param]:
         return norm_specs(width, "norm", scale=n.scale, bias=n.bias, stack=stack)
@@ -123,29 +123,35 @@ def decoder_specs(config: Decoder) -> Tree:
         return {name: tree for name, tree in specs.items() if tree}
 
     specs: Tree = {
-        "embedding": {
-            "tokens": Param(
-                (vocab, width), ("vocab", "embed"), Init(init.distribution, init.embedding), ("vocab",)
-            )
-        },
+        "embedding": embedding_specs(config),
         "layers": [block(kind, group.repeats) for group in layer_groups(config) for kind in group.kinds],
         "final_norm": norms(None),
     }
-    if config.position.learned:
-        specs["embedding"]["positions"] = Param(
-            (config.position.learned, width),
-            ("position", "embed"),
-            Init(init.distribution, init.embedding),
-            ("position",),
-        )
-    if mixed.embedding:
-        specs["embedding"]["convolution"] = convolution_specs(mixed.embedding, width)
-    if config.embedding_norm:
-        specs["embedding"]["norm"] = norms(None)
     if not config.tie_embeddings:
-        if init.head == "zeros":
-            start = Init("zeros")
-        else:
-            start = Init(init.distribution, width**-0.5 if init.head == "fan_in" else float(init.head))
-        specs["head"] = Param((vocab, width), ("vocab", "embed"), start, ("embed",))
+        specs["head"] = _head(config)
     return specs
+
+
+def embedding_specs(config: Decoder) -> Tree:
+    """The token table, with the position table, convolution and norm that the configuration has beside it."""
+    width, n = config.d_model, config.norm
+    start = Init(config.initializer.distribution, config.initializer.embedding)
+    specs: Tree = {"tokens": Param((config.vocab_size, width), ("vocab", "embed"), start, ("vocab",))}
+    if config.position.learned:
+        specs["positions"] = Param(
+            (config.position.learned, width), ("position", "embed"), start, ("position",)
+        )
+    if config.convolution.embedding:
+        specs["convolution"] = convolution_specs(config.convolution.embedding, width)
+    if config.embedding_norm:
+        specs["norm"] = norm_specs(width, "norm", scale=n.scale, bias=n.bias, stack=None)
+    return specs
+
+
+def _head(config: Decoder) -> Param:
+    init, width = config.initializer, config.d_model
+    if init.head == "zeros":
+        start = Init("zeros")
+    else:
+        start = Init(init.distribution, width**-0.5 if init.head == "fan_in" else float(init.head))
+    return Param((config.vocab_size, width), ("vocab", "embed"), start, ("embed",))

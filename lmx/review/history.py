@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.component import Config
-from lmx.config.compose import tree_hash
+from lmx.config.plain_tree import tree_hash
 from lmx.config.schema import differences
 from lmx.io.records import read_config, read_summary
 from lmx.review.estimate import Past

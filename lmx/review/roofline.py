@@ -160,42 +160,11 @@ def times(
     gradient_bytes  of a gradient, as it is reduced and kept
     torus_axes      dimensions of the torus that (fsdp, tensor) run along; None: tensor one of them, fsdp the others
     """
-    for_fsdp, for_tensor = torus_axes or _torus(chip, split)
-    each = tokens / (
-        split.data * split.replica * split.fsdp
-    )  # tokens of a device, shared by its tensor group
+    each = tokens / (split.data * split.replica * split.fsdp)
+    step = _Step(each, micro_batches, recomputed, compute_bytes, state_bytes, gradient_bytes)
     compute = work.flops * tokens * (1 + recomputed) / (split.devices * chip.flops)
-    # Weights: read forward, again for what is recomputed, and twice backward. State: read and written once.
-    passes = 3 + 3 * recomputed
-    held = (work.dense + work.experts / split.expert) / split.tensor
-    weights = passes * compute_bytes * held * micro_batches
-    update = (2 * state_bytes + gradient_bytes) * work.parameters / (split.fsdp * split.tensor)
-    streams = passes * compute_bytes * each * work.layers * work.streams * work.width / split.tensor
-    hbm = (weights + update + streams) / chip.hbm_speed
-    # Gathered forward and backward, gradients scattered: experts only over the copies that there are of them.
-    n, copies = split.fsdp, split.fsdp // split.expert
-    sent = _ring(n) * (2 * compute_bytes + gradient_bytes) * work.dense / split.tensor
-    sent += (
-        _ring(copies) * (2 * compute_bytes + gradient_bytes) * work.experts / (split.expert * split.tensor)
-    )
-    ici = sent * micro_batches / ring_speed(chip, for_fsdp)
-    # Two sums of the residual stream a layer forward, two backward, and those of what is recomputed.
-    sums = (4 + 6 * recomputed) * work.layers * 2 * _ring(split.tensor) * compute_bytes * each * work.width
-    ici += sums / ring_speed(chip, for_tensor) if split.tensor > 1 else 0.0
-    # To the experts and back, forward, backward and recomputed.
-    moved = (
-        (4 + 6 * recomputed)
-        * work.moe_layers
-        * _ring(split.expert)
-        * compute_bytes
-        * each
-        * work.width
-        * work.top_k
-    )
-    ici += moved / split.tensor / _exchange_speed(chip, for_fsdp, split.expert)
-    # The gradients of copies inside a slice, each device's part.
-    part = gradient_bytes * work.parameters / (split.fsdp * split.tensor)
-    ici += micro_batches * 2 * _ring(split.replica) * part / ring_speed(chip, 1)
+    hbm = _memory_traffic(work, split, step) / chip.hbm_speed
+    ici = _link_time(work, chip, split, step, torus_axes or _torus(chip, split))
     between = (
         micro_batches * 2 * _ring(split.data) * gradient_bytes * work.parameters / (split.fsdp * split.tensor)
     )
@@ -203,6 +172,50 @@ def times(
     # Between the blocks a tensor group splits them along the sequence (`mesh=sequence`).
     inputs = work.layers * each / micro_batches * work.width * compute_bytes / split.tensor
     return Times(compute, hbm, ici, between / chip.dcn_speed, state, inputs)
+
+
+class _Step(NamedTuple):
+    """What `times` is asked; `each`: tokens of a device, shared by its tensor group."""
+
+    each: float
+    micro_batches: int
+    recomputed: float
+    compute_bytes: int
+    state_bytes: int
+    gradient_bytes: int
+
+
+def _memory_traffic(work: Work, split: Split, step: _Step) -> float:
+    """Bytes that a device reads and writes in its memory."""
+    # Weights: read forward, again for what is recomputed, and twice backward. State: read and written once.
+    passes = 3 + 3 * step.recomputed
+    held = (work.dense + work.experts / split.expert) / split.tensor
+    weights = passes * step.compute_bytes * held * step.micro_batches
+    update = (2 * step.state_bytes + step.gradient_bytes) * work.parameters / (split.fsdp * split.tensor)
+    streams = passes * step.compute_bytes * step.each * work.layers * work.streams * work.width / split.tensor
+    return weights + update + streams
+
+
+def _link_time(work: Work, chip: Chip, split: Split, step: _Step, torus_axes: tuple[int, int]) -> float:
+    """Seconds that a device sends over its links inside a slice."""
+    for_fsdp, for_tensor = torus_axes
+    # Gathered forward and backward, gradients scattered: experts only over the copies that there are of them.
+    gathered = 2 * step.compute_bytes + step.gradient_bytes
+    n, copies = split.fsdp, split.fsdp // split.expert
+    sent = _ring(n) * gathered * work.dense / split.tensor
+    sent += _ring(copies) * gathered * work.experts / (split.expert * split.tensor)
+    time = sent * step.micro_batches / ring_speed(chip, for_fsdp)
+    # Two sums of the residual stream a layer forward, two backward, and those of what is recomputed.
+    crossings = 4 + 6 * step.recomputed
+    sums = crossings * work.layers * 2 * _ring(split.tensor) * step.compute_bytes * step.each * work.width
+    time += sums / ring_speed(chip, for_tensor) if split.tensor > 1 else 0.0
+    # To the experts and back, forward, backward and recomputed.
+    copied = crossings * work.moe_layers * _ring(split.expert) * step.compute_bytes
+    moved = copied * step.each * work.width * work.top_k
+    time += moved / split.tensor / _exchange_speed(chip, for_fsdp, split.expert)
+    # The gradients of copies inside a slice, each device's part.
+    part = step.gradient_bytes * work.parameters / (split.fsdp * split.tensor)
+    return time + step.micro_batches * 2 * _ring(split.replica) * part / ring_speed(chip, 1)
 
 
 def _ring(n: int) -> float:

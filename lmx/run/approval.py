@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmx.config.compose import tree_hash
 from lmx.config.errors import RequestError
+from lmx.config.plain_tree import tree_hash
 from lmx.config.schema import flatten
 from lmx.io.files import read_json, to_json, write_atomic
 from lmx.run.config import TrainConfig

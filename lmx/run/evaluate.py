@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from lmx.config.errors import requests
+from lmx.data.dataset import Dataset
 from lmx.data.loader import eval_batches
 from lmx.run.infer_config import EvalConfig
-from lmx.run.load import load
+from lmx.run.load import Loaded, load
 from lmx.run.programs import EvalProgram, options_for
 from lmx.run.strided import batched, documents, windows
 from lmx.sharding import Shard, make_mesh, make_shard
@@ -33,42 +35,23 @@ def evaluate(composed: Any, run_dir: Path) -> float:
         loaded = load(
             config.source, config.dtype, which=config.which, weights=config.weights, mesh=config.mesh
         )
-        trainer = loaded.config.trainer
-        data = config.data or loaded.config.data
         split = config.split
         if split == "auto":
             split = "eval" if config.data is None else "all"
-        length = config.sequence_length or trainer.sequence_length
-        longest = loaded.config.model.max_length()
-        if longest is not None and length > longest:
-            raise ValueError(f"sequence_length={length}: the model has {longest} positions")
-        if config.stride is not None and config.stride > length:
-            raise ValueError(
-                f"stride={config.stride}: over the context of {length} tokens, some would not be scored; "
-                f"stride={length} is the most"
-            )
-        dataset = data.build(
+        length = _context(config, loaded)
+        dataset = (config.data or loaded.config.data).build(
             loaded.vocabulary,
             sequence_length=length,
-            seed=trainer.seed,
-            global_batch_size=trainer.batch_sequences(),
+            seed=loaded.config.trainer.seed,
+            global_batch_size=loaded.config.trainer.batch_sequences(),
             vocab_size=loaded.config.model.vocab_size,
             whole=split == "all",
         )
-    limit = config.sequences
-    if config.stride is not None:
-        rows = windows(documents(dataset.eval), length, config.stride)
-        stream = batched(rows, config.batch_size, limit)
-    else:
-        stream = eval_batches(
-            dataset,
-            batch_size=config.batch_size,
-            max_batches=None if limit is None else -(-limit // config.batch_size),
-        )
+    batches = _batches(config, dataset, length)
     mesh, rules = make_mesh(loaded.config.mesh), loaded.config.mesh.rules
     options = options_for(loaded.config, mesh)
     step = EvalProgram(loaded.model, loaded.kernels, mesh, options=options).of(loaded.vocabulary.token_bytes)
-    found = mean_over(step, loaded.params, (_laid(batch, make_shard(mesh, rules)) for batch in stream))
+    found = mean_over(step, loaded.params, (_laid(batch, make_shard(mesh, rules)) for batch in batches))
     results = {
         "from": config.source,
         "step": loaded.step,
@@ -87,6 +70,29 @@ def evaluate(composed: Any, run_dir: Path) -> float:
             f"over {found.tokens:,} tokens of {_SIDES[split]}"
         )
     return found.loss
+
+
+def _context(config: EvalConfig, loaded: Loaded) -> int:
+    """Tokens of a sequence; ValueError where the model takes fewer, or a stride would leave some unscored."""
+    length = config.sequence_length or loaded.config.trainer.sequence_length
+    longest = loaded.config.model.max_length()
+    if longest is not None and length > longest:
+        raise ValueError(f"sequence_length={length}: the model has {longest} positions")
+    if config.stride is not None and config.stride > length:
+        raise ValueError(
+            f"stride={config.stride}: over the context of {length} tokens, some would not be scored; "
+            f"stride={length} is the most"
+        )
+    return length
+
+
+def _batches(config: EvalConfig, dataset: Dataset, length: int) -> Iterator[Batch]:
+    """The evaluation side: sequences one after another, or with `stride` windows that overlap."""
+    limit = config.sequences
+    if config.stride is not None:
+        return batched(windows(documents(dataset.eval), length, config.stride), config.batch_size, limit)
+    most = None if limit is None else -(-limit // config.batch_size)
+    return eval_batches(dataset, batch_size=config.batch_size, max_batches=most)
 
 
 def _laid(batch: Batch, shard: Shard) -> Batch:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmx.config.compose import Composer, tree_hash
+from lmx.config.compose import Composer
 from lmx.config.errors import ConfigError, RequestError
+from lmx.config.plain_tree import tree_hash
 from lmx.config.schema import classes_at, fields_of, flatten, pick
 from lmx.io.files import read_json, write_atomic
 from lmx.run.config import TrainConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx.config.component import Config
-from lmx.config.compose import tree_hash
+from lmx.config.plain_tree import tree_hash
 from lmx.io.records import last_values, read_config, read_summary
 from lmx.sweep.plan import Job, Plan, run_dir
 

@@ -117,6 +117,21 @@ def _moved(average: Tree, params: Tree, part: float) -> Tree:
     return jax.tree.map(lambda e, p: e + part * (p - e).astype(e.dtype), average, params)
 
 
+def _taken(state: TrainState, updated: TrainState, *, good: jax.Array, finite: jax.Array) -> TrainState:
+    """The state after the step: `updated` where the update is good, or else `state` with one more skipped."""
+    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    missed = (~finite).astype(jnp.int32)
+    return TrainState(
+        step=state.step + 1,
+        params=keep(updated.params, state.params),
+        opt_state=keep(updated.opt_state, state.opt_state),
+        ema=keep(updated.ema, state.ema),
+        skipped=state.skipped + (missed if good is finite else (~good).astype(jnp.int32)),
+        skipped_run=(state.skipped_run + 1) * missed,
+        spikes=updated.spikes,
+    )
+
+
 def make_train_step(
     model: Model,
     kernels: KernelSet,
@@ -160,17 +175,8 @@ def make_train_step(
             params, shown = model.settle(state.params, params, counts)
             means |= {name: value for name, value in shown.items() if norms or value.ndim == 0}
         ema = None if ema_decay is None else _moved(state.ema, params, 1 - ema_decay)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-        missed = (~finite).astype(jnp.int32)
-        taken = TrainState(
-            step=state.step + 1,
-            params=keep(params, state.params),
-            opt_state=keep(opt_state, state.opt_state),
-            ema=keep(ema, state.ema),
-            skipped=state.skipped + (missed if good is finite else (~good).astype(jnp.int32)),
-            skipped_run=(state.skipped_run + 1) * missed,
-            spikes=watch,
-        )
+        updated = state._replace(params=params, opt_state=opt_state, ema=ema, spikes=watch)
+        taken = _taken(state, updated, good=good, finite=finite)
         metrics: dict[str, Any] = {
             **means,
             "grad_norm": grad_norm,

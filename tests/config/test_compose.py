@@ -4,8 +4,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from lmx.config.compose import Composer, load, read_tree, tree_hash
+from lmx.config.compose import Composer, load
 from lmx.config.errors import ConfigError
+from lmx.config.plain_tree import read_tree, tree_hash
 from tests.config.example.schema import AdamW, Decoder, Run, Sgd
 
 CONF = Path(__file__).parent / "example" / "conf"

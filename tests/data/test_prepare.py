@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmx.data.encoding import Recipe
 from lmx.data.files import find_files
-from lmx.data.prepare import Recipe, prepare
+from lmx.data.prepare import prepare
 from lmx.data.shards import open_prepared
-from lmx.data.sources import DelimitedFiles, JsonLinesFiles, limit_bytes
+from lmx.data.sources import limit_bytes
+from lmx.data.text_sources import DelimitedFiles, JsonLinesFiles
 from tests.data import byte_tokenizer, data_config, tokenizer_config
 
 

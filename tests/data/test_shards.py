@@ -171,8 +171,9 @@ def test_uint32_is_not_taken_for_uint16(tmp_path):
 
 @pytest.fixture
 def prepared(tmp_path):
-    from lmx.data.prepare import Recipe, prepare
-    from lmx.data.sources import DelimitedFiles
+    from lmx.data.encoding import Recipe
+    from lmx.data.prepare import prepare
+    from lmx.data.text_sources import DelimitedFiles
 
     (tmp_path / "t.txt").write_text("\n".join("abcdefgh" * n for n in range(1, 30)))
     source = DelimitedFiles([str(tmp_path / "t.txt")], separator="\n")

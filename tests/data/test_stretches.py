@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmx.data.prepare import Recipe, prepare
+from lmx.data.encoding import Recipe
+from lmx.data.prepare import prepare
 from lmx.data.shards import open_prepared
-from lmx.data.sources import DelimitedFiles
 from lmx.data.stretches import split_stream, stretches_of_stream
+from lmx.data.text_sources import DelimitedFiles
 from tests.data import byte_tokenizer, shared, tokenizer_config
 
 TEXTS = st.text(st.sampled_from("ab \n\té\u4e2d"), max_size=300)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx.data.sources import DelimitedFiles, JsonLinesFiles, ParquetFiles
+from lmx.data.record_sources import ParquetFiles
+from lmx.data.text_sources import DelimitedFiles, JsonLinesFiles
 from tests.fuzz.support import answer, cases, damaged, damaged_bytes
 
 RECORDS = [{"text": f"document {n} é", "prompt": "say", "n": n} for n in range(8)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import stat
 import sys
 from pathlib import Path
@@ -13,11 +13,10 @@ from lmx.launch import Local
 from lmx.launch.gang import Layout
 from lmx.launch.host import Host
 from lmx.launch.target import Plan
-from lmx.run.config import TrainConfig
 from lmx.sweep.config import Retries
-from lmx.sweep.driver import Driver, Hooks
-from lmx.sweep.plan import read_plan, run_dir
-from lmx.sweep.results import checkpointed, result_of
+from lmx.sweep.driver import Driver
+from lmx.sweep.plan import read_plan
+from tests.sweep.support import hooks_of
 
 CHEAP = Path(__file__).parent / "cheap.py"
 
@@ -70,24 +69,31 @@ def pool_of(pods: dict, **changes) -> dict:
     return {"_target_": "lmx.sweep.TargetPool", "pods": pods, **own, **changes}
 
 
+def ssh_pods(servers, tmp_path, workdirs):
+    """Pods a and b, each an sshd of the fixture `hosts` with a working directory of its own."""
+    from tests.support import read_option  # imports jax, which whoever only starts gangs can do without
+
+    names, options, _ = servers
+    base = read_option("target", "ssh") | {
+        "options": options,
+        "python": python(tmp_path),
+        "code": "installed",
+    }
+    pause = os.environ.get("CHEAP_PAUSE", "0.02")  # an sshd hands down nothing
+    base |= {"lost_after": 2.0, "connect_timeout": 2.0, "env": {"CHEAP_PAUSE": pause}}
+    return {
+        name: base | {"hosts": [host], "workdir": str(tmp_path / work)}
+        for name, host, work in zip("ab", names, workdirs, strict=True)
+    }
+
+
 def make_driver(folder: Path, pool, say=print, max_failures=8, losing=None) -> Driver:
     """A driver of the sweep in a folder, whose pods are checked first."""
     plan = read_plan(folder)
     pool.enlist(folder, plan.jobs[0].config, 5.0)
-    hooks = Hooks(
-        result=lambda job: result_of(folder, job, TrainConfig),
-        losing=losing or (lambda driver: []),
-        say=say,
-        step=lambda job: checkpointed(run_dir(folder, job.number)),
-        again="lmx sweep resume",
-    )
+    hooks = hooks_of(folder, say=say, losing=losing)
     retries = Retries(max_failures=max_failures, max_preemptions=100, grace=5.0)
     return Driver(folder, plan, pods=pool.build(folder), retries=retries, hooks=hooks, poll=0.05)
-
-
-def without_flock() -> bool:
-    """Whether the program is missing that stands for the lock of a run's directory."""
-    return shutil.which("flock") is None
 
 
 if __name__ == "__main__":

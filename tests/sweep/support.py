@@ -1,5 +1,6 @@
 """Sweeps of cheap jobs."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from lmx.sweep.results import checkpointed, result_of
 
 CHEAP = [sys.executable, "-S", str(Path(__file__).parent / "cheap.py")]
 SCHEMA = "lmx.run.config:TrainConfig"
+SMALL = ["trainer.steps=10", "model=tiny"]
 
 
 def program():
@@ -30,22 +32,26 @@ def make_sweep(folder, overrides):
     return read_plan(folder)
 
 
-def make_driver(folder, *, size=2, max_failures=3, say=None, losing=None):
-    pool = LocalPool(size=size, cores="shared", devices=None, environment={})
-    said = [] if say is None else say
-    hooks = Hooks(
+def hooks_of(folder, *, say, losing=None):
+    """What a driver asks of a sweep of cheap jobs."""
+    return Hooks(
         result=lambda job: result_of(folder, job, TrainConfig),
         losing=losing or (lambda driver: []),
-        say=said.append,
+        say=say,
         step=lambda job: checkpointed(run_dir(folder, job.number)),
         again=f"lmx sweep resume {folder}",
     )
+
+
+def make_driver(folder, *, size=2, max_failures=3, say=None, losing=None):
+    pool = LocalPool(size=size, cores="shared", devices=None, environment={})
+    said = [] if say is None else say
     return Driver(
         folder,
         read_plan(folder),
         pods=pool.build(folder),
         retries=Retries(max_failures=max_failures, max_preemptions=100, grace=5.0),
-        hooks=hooks,
+        hooks=hooks_of(folder, say=said.append, losing=losing),
         poll=0.05,
     )
 
@@ -60,3 +66,24 @@ def drive(folder, **options):
 
 def environment():
     return {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+
+def twin_of(folder, overrides):
+    """The folder of the same sweep, undisturbed."""
+    twin = folder.with_name("twin")
+    make_sweep(twin, overrides)
+    assert drive(twin, size=2)[0] == 0
+    return twin
+
+
+def losses(run):
+    """Steps and losses of a run that is done, and the two of its summary."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "done"
+    return [(row["step"], row["loss"]) for row in rows], summary["loss"], summary["eval_loss"]
+
+
+def starts(run_dir):
+    """How often the job of a run was begun."""
+    return len((run_dir / "starts").read_text().split())

@@ -1,7 +1,6 @@
 """24 jobs over 4 pods, with jobs and drivers killed: all done, each as if nothing had happened, none done twice."""
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -15,7 +14,7 @@ from lmx.config.overrides import write_value
 from lmx.sweep.events import read_events, states
 from lmx.sweep.plan import attempt_dir, read_plan, write_plan
 from lmx.sweep.pods import members
-from tests.sweep.support import drive, environment, make_sweep
+from tests.sweep.support import drive, environment, losses, make_sweep
 
 JOBS, PODS, KILLS = 24, 4, 6
 SMALL = """
@@ -68,13 +67,6 @@ def check(folder, twin):
         assert losses(folder / str(number)) == losses(twin / str(number))
         assert not members(attempt_dir(folder, number, found[number].attempt))
     assert sum(state.attempt for state in found.values()) > JOBS, "nothing was disturbed"
-
-
-def losses(run):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["status"] == "done"
-    return [(row["step"], row["loss"]) for row in rows], summary["loss"], summary["eval_loss"]
 
 
 def test_cheap_jobs(tmp_path, monkeypatch):

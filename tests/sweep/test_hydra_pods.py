@@ -9,8 +9,7 @@ import yaml
 from lmx.sweep.plan import read_plan
 from tests.support import ROOT
 from tests.sweep.gangs import local, pool_of
-from tests.sweep.support import environment
-from tests.sweep.test_chaos import losses
+from tests.sweep.support import environment, losses
 
 SMALL = ["trainer.steps=4", "model=tiny", "trainer.seed=0,1"]
 

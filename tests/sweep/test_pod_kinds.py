@@ -29,9 +29,7 @@ from tests.launch.test_tpu_vm import (  # noqa: F401
 )
 from tests.support import read_option
 from tests.sweep.gangs import make_driver, pool_of, python
-from tests.sweep.support import make_sweep
-from tests.sweep.test_chaos import losses
-from tests.sweep.test_target_pods import SMALL, starts, twin_of
+from tests.sweep.support import SMALL, losses, make_sweep, starts, twin_of
 
 
 def slurm(tmp_path: Path, **changes) -> dict:

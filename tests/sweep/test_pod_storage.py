@@ -17,10 +17,8 @@ from lmx.sweep.config import Pool
 from lmx.sweep.enlist import unlike
 from lmx.sweep.events import read_events
 from tests.launch.test_ssh import hosts, needs_sshd  # noqa: F401
-from tests.sweep.gangs import make_driver, pool_of
-from tests.sweep.support import make_sweep
-from tests.sweep.test_chaos import losses
-from tests.sweep.test_target_pods import SMALL, ssh_pods, starts, twin_of
+from tests.sweep.gangs import make_driver, pool_of, ssh_pods
+from tests.sweep.support import SMALL, losses, make_sweep, starts, twin_of
 
 needs_flock = pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock (util-linux)")
 

@@ -19,11 +19,8 @@ from lmx.sweep.pods import members
 from tests.launch.programs import until
 from tests.launch.test_ssh import hosts, needs_sshd  # noqa: F401
 from tests.support import read_option
-from tests.sweep.gangs import local, make_driver, pool_of, python
-from tests.sweep.support import drive, make_sweep
-from tests.sweep.test_chaos import losses
-
-SMALL = ["trainer.steps=10", "model=tiny"]
+from tests.sweep.gangs import local, make_driver, pool_of, ssh_pods
+from tests.sweep.support import SMALL, losses, make_sweep, starts, twin_of
 
 
 def run(folder, pool, **options):
@@ -32,13 +29,6 @@ def run(folder, pool, **options):
         return driver.run(), driver
     finally:
         driver.close()
-
-
-def twin_of(folder, overrides):
-    twin = folder.with_name("twin")
-    make_sweep(twin, overrides)
-    assert drive(twin, size=2)[0] == 0
-    return twin
 
 
 def processes_of(folder):
@@ -50,10 +40,6 @@ def processes_of(folder):
             os.kill(identity["pid"], 0)
             found[path] = identity["pid"]
     return found
-
-
-def starts(run_dir):
-    return len((run_dir / "starts").read_text().split())
 
 
 def test_gangs_share_the_jobs_and_leave_results_where_a_sweep_has_them(tmp_path, monkeypatch):
@@ -149,21 +135,6 @@ def test_a_pod_that_starts_nothing_gets_no_more_and_costs_the_jobs_nothing(tmp_p
 
 
 # ---- hosts behind sshds, each with a disk of its own or one for all
-
-
-def ssh_pods(servers, tmp_path, workdirs):
-    names, options, _ = servers
-    base = read_option("target", "ssh") | {
-        "options": options,
-        "python": python(tmp_path),
-        "code": "installed",
-    }
-    pause = os.environ.get("CHEAP_PAUSE", "0.02")  # an sshd hands down nothing
-    base |= {"lost_after": 2.0, "connect_timeout": 2.0, "env": {"CHEAP_PAUSE": pause}}
-    return {
-        name: base | {"hosts": [host], "workdir": str(tmp_path / work)}
-        for name, host, work in zip("ab", names, workdirs, strict=True)
-    }
 
 
 @needs_sshd
