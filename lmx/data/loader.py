@@ -100,17 +100,17 @@ def eval_batches(
     dataset: Dataset,
     *,
     batch_size: int,
-    max_batches: int | None = None,
+    max_rows: int | None = None,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """The evaluation side once, in batches of one shape, of each the given rows (None: all); the last is filled
     with rows of weight 0.
 
-    `max_batches`: only so many, their rows spread evenly over the side; null: all.
+    `max_rows`: only so many, spread evenly over the side; None: all.
     """
     count = len(dataset.eval)
-    if max_batches is not None:
-        count = min(count, max_batches * batch_size)
+    if max_rows is not None:
+        count = min(count, max_rows)
     padded = -(-count // batch_size) * batch_size
     spread = grain.MapDataset.source(_Spread(dataset.eval, count, padded))
     return _iterate(_batched(spread, batch_size, rows), 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ _SPECIALS = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 
 
 class PretrainedTokenizer(HuggingFaceTokenizer):
-    """A `tokenizer.json` with what lies beside it.
+    """A `tokenizer.json` with what lies beside it. Added tokens may lie beyond the model's vocabulary (Gemma 3's for
+    images in the models of text alone): a text that has one is refused.
 
-    eos_ids         ids that end a generated text: generation_config.json's, else config.json's, else the end token
+    eos_ids         ids that end a generated text: generation_config.json's, else config.json's, else the end token;
+                    those beyond the vocabulary, which no model chooses, left out and said
     special_tokens  `bos_token` -> text, ...
     template        the chat template, or None
     generation      generation_config.json: temperature, top_p, ... as the model's authors set them; {} without
@@ -42,7 +45,7 @@ class PretrainedTokenizer(HuggingFaceTokenizer):
         super().__init__(str(folder / "tokenizer.json"), vocab_size=vocab_size, eos=eos, bos=bos)
         self.added_not_special = {text: i for text, (i, special) in known.items() if not special}
         self.generation = _json(folder / "generation_config.json")
-        self.eos_ids = _ids(self.generation.get("eos_token_id", _model_eos(folder)), folder)
+        self.eos_ids = _eos_ids(folder, self.generation, vocab_size)
         if not self.eos_ids and self.eos_id is not None:
             self.eos_ids = (self.eos_id,)
         first: int | None = self.eos_ids[0] if self.eos_ids else None
@@ -55,12 +58,13 @@ class PretrainedTokenizer(HuggingFaceTokenizer):
             self._ends = begin, end
         self.template = _template(folder, told, tokens)
 
+    def _needed(self, ids: Mapping[str, int]) -> int:
+        return max(self._tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
+
     def encode_prompt(self, text: str) -> np.ndarray:
         """Ids with the special tokens that a text begins and ends with, as the tokenizer's authors set them."""
         if self._ends is None:
-            return np.asarray(
-                self._tokenizer.encode(without_surrogates(text), add_special_tokens=True).ids, np.int32
-            )
+            return self._ids(self._tokenizer.encode(without_surrogates(text), add_special_tokens=True).ids)
         begin, end = self._ends
         return np.concatenate([begin, self.encode(text), end]).astype(np.int32)
 
@@ -107,8 +111,8 @@ class PretrainedRanks(TiktokenTokenizer):
         )
         self.folder = folder
         self.generation = _json(folder / "generation_config.json")
-        ids = self.generation.get("eos_token_id", _model_eos(folder))
-        self.eos_ids = _ids(ids, folder) or (() if self.eos_id is None else (self.eos_id,))
+        self.eos_ids = _eos_ids(folder, self.generation, vocab_size)
+        self.eos_ids = self.eos_ids or (() if self.eos_id is None else (self.eos_id,))
         first: int | None = self.eos_ids[0] if self.eos_ids else None
         self.eos_id: int | None = first if self.eos_id is None else self.eos_id
         begins = told.get("add_bos_token", known.bos is not None)
@@ -133,9 +137,7 @@ class IdsOnly:
         self._folder = folder
         self.vocab_size, self.name = vocab_size, f"ids of {folder}"
         self.generation = _json(folder / "generation_config.json")
-        ids = _ids(self.generation.get("eos_token_id"), folder)
-        ids = ids or _ids(_model_eos(folder), folder)
-        self.eos_ids = tuple(i for i in ids if 0 <= i < vocab_size)
+        self.eos_ids = _eos_ids(folder, self.generation, vocab_size)
         self.eos_id: int | None = self.eos_ids[0] if self.eos_ids else None
         self.bos_id: int | None = None
         self.name = "ids alone"
@@ -251,6 +253,20 @@ def _ids(value: Any, folder: Path) -> tuple[int, ...]:
     if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 1 << 31 for i in listed):
         raise ValueError(f"{folder}: eos_token_id is {quoted(value)}, where ids belong")
     return tuple(listed)
+
+
+def _eos_ids(folder: Path, generation: dict[str, Any], vocab_size: int) -> tuple[int, ...]:
+    """The ids that end a text as the directory says them."""
+    ids = _ids(generation.get("eos_token_id"), folder) or _ids(_model_eos(folder), folder)
+    beyond = [i for i in ids if i >= vocab_size]
+    if beyond:
+        logging.getLogger(__name__).warning(
+            "%s: eos_token_id %s is beyond the vocabulary of %d, so that no text ends with it",
+            folder,
+            ", ".join(map(str, beyond)),
+            vocab_size,
+        )
+    return tuple(i for i in ids if i < vocab_size)
 
 
 def _id(spelled: str, folder: Path) -> int:

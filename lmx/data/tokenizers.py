@@ -120,12 +120,16 @@ class HuggingFaceTokenizer:
         self._text = read_text(path, "a tokenizer.json file")
         self.vocab_size, self.name = vocab_size, path
         self._start(path)
-        check_size(max(self._tokenizer.get_vocab().values()) + 1, vocab_size, path)
         ids = self._tokenizer.get_vocab()
+        check_size(self._needed(ids) + 1, vocab_size, path)
         known = [token.content for _, token in sorted(self._tokenizer.get_added_tokens_decoder().items())]
         self.eos_id = special_id("eos", eos, ids, known)
         self.bos_id = special_id("bos", bos, ids, known)
         self.hash = fingerprint(kind="tokenizer.json", text=self._text, eos=self.eos_id, bos=self.bos_id)
+
+    def _needed(self, ids: Mapping[str, int]) -> int:
+        """The largest id that has to be one of the vocabulary."""
+        return max(ids.values())
 
     def _start(self, path: str) -> None:
         import tokenizers
@@ -149,19 +153,29 @@ class HuggingFaceTokenizer:
         length = _token_length(json.loads(self._text))
         special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         for token, i in self._tokenizer.get_vocab().items():
-            counts[i] = 0 if i in special else length(token)
+            if i < self.vocab_size:
+                counts[i] = 0 if i in special else length(token)
         return counts
 
     def encode(self, text: str) -> np.ndarray:
         """Ids, int32, without the special tokens that a template would add."""
-        return np.asarray(
-            self._tokenizer.encode(without_surrogates(text), add_special_tokens=False).ids, np.int32
-        )
+        return self._ids(self._tokenizer.encode(without_surrogates(text), add_special_tokens=False).ids)
+
+    def _ids(self, ids: Sequence[int]) -> np.ndarray:
+        """int32; ValueError for one beyond the vocabulary, which only an added token can have."""
+        found = np.asarray(ids, np.int32)
+        if found.size and found.max() >= self.vocab_size:
+            token = self._tokenizer.id_to_token(int(found.max()))
+            raise ValueError(
+                f"{token} has the id {found.max()}, which the model has no embedding of (ids are 0 to "
+                f"{self.vocab_size - 1}): leave it out of the text"
+            )
+        return found
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text."""
         found = self._tokenizer.encode_batch_fast([*map(without_surrogates, texts)], add_special_tokens=False)
-        return [np.asarray(one.ids, np.int32) for one in found]
+        return [self._ids(one.ids) for one in found]
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The UTF-8 bytes of `decode`: the library decodes to text."""

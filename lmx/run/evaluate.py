@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from lmx.config.errors import requests
+from lmx.config.errors import RequestError, requests
 from lmx.data.dataset import Dataset
 from lmx.data.loader import eval_batches
 from lmx.run.infer_config import EvalConfig
-from lmx.run.load import Loaded, load
+from lmx.run.load import Loaded, find, load
 from lmx.run.programs import EvalProgram, options_for
 from lmx.run.strided import batched, documents, windows
 from lmx.sharding import Shard, make_mesh, make_shard
@@ -31,6 +32,11 @@ def evaluate(composed: Any, run_dir: Path) -> float:
         from lmx.run.harness import evaluate_tasks
 
         return evaluate_tasks(config)
+    if config.data is None and find(config.source, config.which).checkpoint is not None:
+        raise RequestError(
+            f"data: {config.source} is a HuggingFace directory, which has no data of its own\n"
+            "    fix: data=text data.path=FILE, or another option of the group"
+        )
     with requests():
         loaded = load(
             config.source, config.dtype, which=config.which, weights=config.weights, mesh=config.mesh
@@ -78,6 +84,10 @@ def _context(config: EvalConfig, loaded: Loaded) -> int:
     longest = loaded.config.model.max_length()
     if longest is not None and length > longest:
         raise ValueError(f"sequence_length={length}: the model has {longest} positions")
+    if loaded.max_length is not None and length > loaded.max_length:
+        print(
+            f"sequence_length={length}: the model was made for {loaded.max_length} positions", file=sys.stderr
+        )
     if config.stride is not None and config.stride > length:
         raise ValueError(
             f"stride={config.stride}: over the context of {length} tokens, some would not be scored; "
@@ -91,8 +101,7 @@ def _batches(config: EvalConfig, dataset: Dataset, length: int) -> Iterator[Batc
     limit = config.sequences
     if config.stride is not None:
         return batched(windows(documents(dataset.eval), length, config.stride), config.batch_size, limit)
-    most = None if limit is None else -(-limit // config.batch_size)
-    return eval_batches(dataset, batch_size=config.batch_size, max_batches=most)
+    return eval_batches(dataset, batch_size=config.batch_size, max_rows=limit)
 
 
 def _laid(batch: Batch, shard: Shard) -> Batch:

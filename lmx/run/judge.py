@@ -58,11 +58,10 @@ class Judge:
     def evaluate(self, state: TrainState) -> Evaluation:
         """Loss and bits per byte over the evaluation split, or the configured part of it."""
         trainer = self.config.trainer
-        limit = trainer.eval_sequences
         stream = eval_batches(
             self.dataset,
             batch_size=trainer.eval_batch_size,
-            max_batches=None if limit is None else -(-limit // trainer.eval_batch_size),
+            max_rows=trainer.eval_sequences,
             rows=rows_of_process(self.parts.batch_sharding).rows(trainer.eval_batch_size),
         )
         on_devices = (to_devices(batch, self.parts.batch_sharding) for batch in stream)

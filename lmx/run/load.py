@@ -103,6 +103,8 @@ class Loaded:
             raise ValueError(
                 f"tokens: expected rows of ids [B, T], got shape {tokens_BT.shape}; one text's ids are [ids]"
             )
+        if not tokens_BT.size:
+            raise ValueError(f"tokens: expected at least one id, got shape {tokens_BT.shape}")
         vocab = self.config.model.vocab_size
         if tokens_BT.size and (tokens_BT.min() < 0 or tokens_BT.max() >= vocab):
             wrong = int(tokens_BT.max() if tokens_BT.max() >= vocab else tokens_BT.min())
@@ -256,6 +258,11 @@ def load(
     model, kernels = build_model(for_inference(config), devices, dtype)
     shardings = param_tree.shardings(model.specs, devices, config.mesh.rules)
     if source.checkpoint is not None:
+        for key, value, plain in (("which", which, "last"), ("weights", weights, "auto")):
+            if value not in (plain, "params"):
+                raise RequestError(
+                    f"{key}={value}: {path} is a HuggingFace directory, which holds one set of weights; leave it out"
+                )
         params = hf.load_params(source.run, source.checkpoint, model.specs, shardings, dtype)
         return Loaded(config, model, kernels, params, config.tokenizer.build(), 0, context_length(source))
     abstract = param_tree.abstract(model.specs, jnp.dtype(dtype), shardings)

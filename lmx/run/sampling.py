@@ -48,6 +48,12 @@ OFF: dict[str, tuple[Any, ...]] = {
 }
 """What else would change which tokens are chosen, and the values with which it does not."""
 
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), (int, float)),
+    **dict.fromkeys(("top_k", "max_new_tokens"), int),
+    "do_sample": bool,
+}
+
 
 def told_by_directory(loaded: Loaded, config: Sampling) -> dict[str, Any]:
     """generation_config.json, {} where there is none or it is to be left alone.
@@ -57,6 +63,14 @@ def told_by_directory(loaded: Loaded, config: Sampling) -> dict[str, Any]:
     if config.generation_config == "ignore":
         return {}
     told: dict[str, Any] = getattr(loaded.vocabulary, "generation", None) or {}
+    for key, kinds in _KINDS.items():
+        value = told.get(key)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool)):
+            raise RequestError(
+                f"from={config.source}: its generation_config.json has {key}={json.dumps(value)}, where "
+                f"{'true or false belongs' if kinds is bool else 'a number belongs'}\n"
+                "    fix: generation_config=ignore samples without the file"
+            )
     for key, off in OFF.items():
         value = told.get(key)
         if value is not None and value not in off:

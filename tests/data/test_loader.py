@@ -158,7 +158,7 @@ def test_evaluation_reads_every_row_once_in_one_shape(corpus, packing, hosts):
 
 def test_fewer_evaluation_batches_spread_over_the_side(corpus):
     dataset = build(corpus)
-    few = list(eval_batches(dataset, batch_size=4, max_batches=2))
+    few = list(eval_batches(dataset, batch_size=4, max_rows=8))
     assert len(few) == 2
     picks = joined(few).tokens
     n = len(dataset.eval)

@@ -13,6 +13,7 @@ import ml_dtypes  # noqa: F401  (makes bfloat16 known to numpy)
 import numpy as np
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import quoted, quoted_key
 from lmx.io.safetensors import Entry, find_tensors, write_tensors
 from lmx.models.config import Decoder
 from lmx.models.hf.families import FAMILIES
@@ -29,6 +30,9 @@ from lmx.types import Tree
 def _entries(folder: Path, found: Found) -> dict[str, Entry]:
     """The tensors of a checkpoint by their names in its family, `prefix` put before those where it was left off."""
     entries, family = find_tensors(folder), found.family
+    if found.off:
+        listed = ", ".join(f"{quoted_key(name)}={quoted(value)}" for name, value in found.off.items())
+        print(f"{folder / CONFIG}: not known in {family.model_type}, and off: {listed}", file=sys.stderr)
     if found.wrapper is not None:
         kept, aside = parts(found.wrapper, entries)
         entries = {theirs: entries[name] for name, theirs in kept.items()}

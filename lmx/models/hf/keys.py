@@ -15,22 +15,23 @@ _SHOWN = 12
 """Keys that are shown of those that nobody took."""
 
 _CHANGES_NO_LOGITS = """
-    _attn_implementation _commit_hash _flash_attn_2_enabled _name_or_path architectures
-    attention_dropout attention_probs_dropout_prob attn_implementation attn_pdrop auto_map
-    bad_words_ids begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
-    classifier_dropout cls_token_id decoder_start_token_id diversity_penalty do_sample dtype
-    early_stopping embd_pdrop embedding_dropout encoder_no_repeat_ngram_size eos_token_id
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    fused_params gradient_checkpointing hidden_dropout hidden_dropout_prob id2label
-    initializer_factor initializer_range is_llama_config label2id length_penalty max_length
-    max_new_tokens min_length model_type no_repeat_ngram_size num_beam_groups num_beams
+    _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
+    _flash_attn_2_enabled _name_or_path architectures attention_dropout attention_probs_dropout_prob
+    attn_implementation attn_pdrop auto_map bad_words_ids begin_suppress_tokens bos_token_id
+    cache_implementation chunk_size_feed_forward classifier_dropout cls_token_id
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop
+    embedding_dropout encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
+    finetuning_task forced_bos_token_id forced_eos_token_id fused_params gradient_checkpointing
+    hidden_dropout hidden_dropout_prob id2label initializer_factor initializer_range is_llama_config
+    label2id length_penalty logits_to_keep max_length max_new_tokens max_sequence_length min_length
+    model_max_length model_type neftune_noise_alpha no_repeat_ngram_size num_beam_groups num_beams
     num_return_sequences output_attentions output_hidden_states output_router_logits output_scores
     pad_token_id prefix pretraining_tp problem_type remove_invalid_values repetition_penalty
     resid_pdrop residual_dropout return_dict return_dict_in_generate router_aux_loss_coef
     router_jitter_noise sep_token_id summary_activation summary_first_dropout summary_proj_to_labels
     summary_type summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss
-    tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p unsloth_fixed
-    unsloth_version use_bfloat16 use_cache
+    tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config transformers_version
+    typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
 """
 
 IRRELEVANT = frozenset(_CHANGES_NO_LOGITS.split())
@@ -51,15 +52,17 @@ ACTIVATIONS = {
 
 
 class Keys:
-    """The keys of a `config.json`, each taken once; `finish` refuses what nobody took.
+    """The keys of a `config.json`, each taken once; `finish` refuses what nobody took, unless it is off.
 
-    `taken` has their values, the family's own where the file says nothing. Errors are RequestErrors that name file,
+    `taken` has their values, the family's own where the file says nothing; `off`, after `finish`, those that nobody
+    took and that ask for nothing (null, false, zero, empty). Errors are RequestErrors that name file,
     key and value.
     """
 
     def __init__(self, raw: dict[str, Any], where: str | Path) -> None:
         self.raw, self.where = dict(raw), where
         self.taken: dict[str, Any] = {}
+        self.off: dict[str, Any] = {}
         self._left = set(raw) - IRRELEVANT
 
     def __contains__(self, name: str) -> bool:
@@ -111,8 +114,9 @@ class Keys:
         return ACTIVATIONS[value]
 
     def finish(self) -> None:
-        """RequestError naming every key that nobody took: what it means is not known."""
-        left = sorted(self._left)
+        """RequestError naming every key that nobody took and that is not off: what it means is not known."""
+        self.off = {name: self.raw[name] for name in sorted(self._left) if not self.raw[name]}
+        left = sorted(self._left - self.off.keys())
         if left:
             listed = [f"{quoted_key(name)}={quoted(self.raw[name])}" for name in left[:_SHOWN]]
             listed += [f"{len(left) - _SHOWN} more"] if len(left) > _SHOWN else []

@@ -35,6 +35,7 @@ class Found(NamedTuple):
     raw     the file; of a model that also sees, its text model's
     wrapper of a model that also sees: which kind
     length  max_position_embeddings, the family's own where the file does not say it
+    off     keys that the family does not know and that ask for nothing: passed over
     """
 
     family: Family
@@ -43,6 +44,7 @@ class Found(NamedTuple):
     raw: dict[str, Any]
     wrapper: Wrapper | None = None
     length: int | None = None
+    off: dict[str, Any] | None = None
 
     @property
     def context(self) -> int | None:
@@ -108,7 +110,7 @@ def parse_config(raw: dict[str, Any], where: str | Path) -> Found:
         fields = family.read(keys)
         keys.finish()
         length = keys.taken.get("max_position_embeddings") or keys.taken.get("n_positions")
-        return Found(family, to_decoder(fields), fields, raw, wrapper, length)
+        return Found(family, to_decoder(fields), fields, raw, wrapper, length, keys.off)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -145,7 +145,8 @@ def _scaling(told: dict[str, Any], keys: Keys, length: int | None) -> dict[str, 
 
 def _yarn(take: Any, length: int | None) -> dict[str, Any]:
     original = take("original_max_position_embeddings", length)
-    factor = float(take("factor", length / original if length else None))
+    # Without a factor the rope is stretched from the length that is said to the model's; else it would not be at all.
+    factor = float(take("factor", length / original if length and length != original else None))
     absent = float("nan")
     attention, mscale, of_all = (
         float(take(name, absent)) for name in ("attention_factor", "mscale", "mscale_all_dim")
