@@ -59,7 +59,7 @@ class Local(Processes):
         """All processes on one host."""
         from lmx.launch.local import layout
 
-        return layout(self, plan)
+        return layout(self.processes, self.devices, self.env)
 
 
 class Ssh(Processes):
