@@ -55,6 +55,9 @@ class Template:
                 **self._tokens,
                 **variables,
             )
+        except jinja2.TemplateSyntaxError as error:
+            words = cut(str(error), 500)
+            raise ValueError(f"{self._name} is no jinja2: line {error.lineno}: {words}") from None
         except jinja2.TemplateError as error:
             words = cut(str(error), 500)
             raise ValueError(f"{self._name} refuses this conversation: {words}") from None

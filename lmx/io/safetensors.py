@@ -141,8 +141,8 @@ def _none(folder: Path) -> str:
     return (
         f"{folder}: has only {pickled[0]}, a pickle, which can run any code when it is opened and is never read here; "
         "convert it where transformers is installed:\n"
-        '    python -c "from transformers import AutoModelForCausalLM as M; '
-        f"M.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\""
+        '    python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f"[x.from_pretrained('{folder}').save_pretrained('{folder}-safetensors') for x in (M, T)]\""
     )
 
 

@@ -89,9 +89,10 @@ def generate(composed: Any, run_dir: Path) -> None:
         rows = [_row(prompts[i // config.n], r, i % config.n, config) for i, r in enumerate(results)]
         print(json.dumps(rows))
     made = sum(len(r.tokens) for r in results)
-    rate = sum(r.rate for r in results) / max(len(results), 1)
+    rates = [r.rate for r in results if r.rate]
     each = "" if len(results) == 1 else " each"
-    print(f"{made} tokens in {spent:.1f} s, decoding at {rate:.1f} tokens/s{each}", file=sys.stderr)
+    decoding = f", decoding at {sum(rates) / len(rates):.1f} tokens/s{each}" if rates else ""
+    print(f"{made} tokens in {spent:.1f} s{decoding}", file=sys.stderr)
 
 
 def _stream(

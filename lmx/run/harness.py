@@ -183,9 +183,10 @@ def evaluate_tasks(config: EvalConfig) -> float:
         raise RequestError(
             "tasks: lm-evaluation-harness is not installed\n    fix: pip install 'lmx[eval]'"
         ) from None
+    names = [config.tasks] if isinstance(config.tasks, str) else list(config.tasks)
     with requests():
         manager = TaskManager(include_path=config.include_path)
-        wrong = [name for name in config.tasks if not manager.match_tasks([name])]
+        wrong = [name for name in names if not manager.match_tasks([name])]
         if wrong:
             raise ValueError(unknown_task(wrong[0], config.include_path))
         loaded = load(
@@ -194,7 +195,7 @@ def evaluate_tasks(config: EvalConfig) -> float:
         judged = Judged(loaded, config)
     found = simple_evaluate(
         model=_adapter(judged),
-        tasks=list(config.tasks),
+        tasks=names,
         num_fewshot=config.fewshot,
         limit=config.limit,
         task_manager=manager,

@@ -147,7 +147,7 @@ class EvalConfig(Config):
     )
     batch_size: Positive = field("sequences evaluated at once")
     sequences: Positive | None = field("how many are evaluated; null: all")
-    tasks: list[Text] | None = field(
+    tasks: Text | list[Text] | None = field(
         "tasks of EleutherAI's lm-evaluation-harness instead of data (needs lmx[eval])", example="[gsm8k]"
     )
     include_path: Text | None = field("folder with task files (YAML) of one's own")
@@ -157,6 +157,12 @@ class EvalConfig(Config):
         "length of an answer at most, where the task does not say", unit="tokens"
     )
     output: Literal["text", "json"] = field("form of the result on stdout")
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Contradictions between keys: (key, message, fix)."""
+        if self.tasks is None or self.data is None:
+            return []
+        return [("tasks", "tasks bring their own data: leave out data= or tasks=", "tasks=null")]
 
     @classmethod
     def faults(cls, node: Mapping[str, Any]) -> list[Fault]:

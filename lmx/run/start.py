@@ -37,6 +37,7 @@ def pretrained_params(model_config: Any, specs: Tree, shardings: Tree, dtype: st
         for key, value in theirs.items()
         if not alike(ours[key], value)
     ]
+    _say(f"parameters: those of {path} ({found.family.model_type})")
     if differ:
         _say(f"model.init_from={path}: parameters taken into another model: {', '.join(differ)}")
     return params

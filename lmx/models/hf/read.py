@@ -26,6 +26,13 @@ WEIGHTS = (
 )
 
 
+_SIZES = """
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+    max_position_embeddings n_embd n_layer n_head n_positions n_inner
+"""
+"""Keys of all families that hold sizes."""
+
+
 class Found(NamedTuple):
     """What a `config.json` says.
 
@@ -96,6 +103,10 @@ def parse_config(raw: dict[str, Any], where: str | Path) -> Found:
         raise RequestError(f"{where}: {told}; known are {known}")
     family = FAMILIES[kind]
     keys = Keys(raw, where)
+    for name in _SIZES.split():
+        value = raw.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise RequestError(f"{where}: {name}={quoted(value)}, where a whole number above 0 belongs")
     quantised = keys.take("quantization_config", None)
     if quantised is not None and quantised.get("quant_method") not in family.quantised:
         keys.refuse("quantization_config", quantised)
