@@ -18,6 +18,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
 
+from lmx.config.parsed import keep_parsed, load_config
 from lmx.config.resolvers import register
 
 VERSION_BASE = "1.3"
@@ -42,6 +43,7 @@ class Tree:
     def __init__(self, place: Place, searchpath: Sequence[str] | None = None) -> None:
         """`searchpath`: the value of hydra.searchpath given on the command line, if any."""
         version.setbase(VERSION_BASE)
+        keep_parsed()
         path = create_config_search_path(place.conf)
         if place.config_dir is not None:
             path.prepend("command-line", f"file://{place.config_dir}", SearchPathQuery(provider="schema"))
@@ -113,7 +115,7 @@ def load_yaml(path: Path) -> Any:
     """The plain content of a YAML file, read as Hydra reads it (`1e-3` is a number)."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return OmegaConf.to_container(load_config(path), resolve=False)
 
 
 def peek_yaml(path: Path | None) -> Any:

@@ -253,7 +253,7 @@ def schedule_curve(outline: Outline) -> list[tuple[int, float]]:
     last = outline.steps - 1
     early = [round(last * x) for x in (0.005, 0.01, 0.02, 0.05)]
     steps = sorted({*np.linspace(0, last, CURVE).round().astype(int).tolist(), *early})
-    factors = np.asarray(outline.factor(jnp.asarray(steps))) * np.ones(len(steps))
+    factors = np.asarray(outline.factor(np.asarray(steps))) * np.ones(len(steps))
     return [
         (s, float(outline.config.optimizer.learning_rate * f)) for s, f in zip(steps, factors, strict=True)
     ]
