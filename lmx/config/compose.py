@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -140,8 +140,7 @@ class Composer(Generic[Schema]):
             return self._compositions[here]
         if key not in self._compositions:
             with described(devices) as told:
-                made = compose_groups(self.tree, groups)
-            self._compositions[key] = replace(made, list_defaults=_described(devices, made.list_defaults))
+                self._compositions[key] = compose_groups(self.tree, groups)
             if told.asked:
                 self._by_devices.add(key)
         return self._compositions[key]
@@ -254,16 +253,8 @@ class Composer(Generic[Schema]):
         )
 
 
-def _described(devices: str | None, find: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
-    def found() -> list[Any]:
-        with described(devices):
-            return find()
-
-    return found
-
-
 def _origin_finder(tree: Tree, composition: Composition, kinds: Sorted) -> Callable[[], Origins]:
-    return lambda: origins_of(tree, composition.list_defaults(), kinds.values)
+    return lambda: origins_of(tree, composition.defaults, kinds.values)
 
 
 def _resolve_job(cfg: DictConfig, composition: Composition, job: Mapping[str, Any] | None) -> Resolved:

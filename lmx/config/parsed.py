@@ -34,7 +34,7 @@ def _loader() -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(path: str, stamp: tuple[int, int]) -> tuple[dict[str, str], Any]:
+def _parsed(path: str, stamp: tuple[int, int]) -> tuple[dict[str, str | None], Any]:
     """Header and content of a file; the error of PyYAML's own scanner, in its words, where it is no YAML."""
     with open(path, encoding="utf-8") as stream:
         header = ConfigSource._get_header_dict(stream.read(512))
@@ -49,7 +49,7 @@ def _parsed(path: str, stamp: tuple[int, int]) -> tuple[dict[str, str], Any]:
     return header, content
 
 
-def _stamped(path: str) -> tuple[dict[str, str], Any]:
+def _stamped(path: str) -> tuple[dict[str, str | None], Any]:
     told = os.stat(path)
     return _parsed(path, (told.st_mtime_ns, told.st_size))
 
