@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 
@@ -40,13 +41,13 @@ def _parsed(path: str, stamp: tuple[int, int]) -> tuple[dict[str, str | None], A
         header = ConfigSource._get_header_dict(stream.read(512))
         stream.seek(0)
         try:
-            content = yaml.load(stream, Loader=_loader())
+            found = yaml.load(stream, Loader=_loader())
         except (yaml.YAMLError, UnicodeDecodeError):
             stream.seek(0)
-            content = yaml.load(stream, Loader=get_yaml_loader())
-    if content is not None and not isinstance(content, list | dict | str):
-        raise OSError(f"{path} holds {type(content).__name__} {content!r}, not keys and values")
-    return header, content
+            found = yaml.load(stream, Loader=get_yaml_loader())
+    if found is not None and not isinstance(found, list | dict | str):
+        raise OSError(f"{path} holds {type(found).__name__} {found!r}, not keys and values")
+    return header, found
 
 
 def _stamped(path: str) -> tuple[dict[str, str | None], Any]:
@@ -54,10 +55,10 @@ def _stamped(path: str) -> tuple[dict[str, str | None], Any]:
     return _parsed(path, (told.st_mtime_ns, told.st_size))
 
 
-def load_config(path: str | Path) -> DictConfig | ListConfig:
-    """What `OmegaConf.load` reads from a file; each call gives an object of its own."""
-    _, content = _stamped(os.path.abspath(path))
-    return OmegaConf.create({} if content is None else content)
+def content(path: str | Path) -> Any:
+    """The plain content of a file, an object of its own each time; {} where the file is empty."""
+    _, found = _stamped(os.path.abspath(path))
+    return {} if found is None else copy.deepcopy(found)
 
 
 class ParsedFiles(FileConfigSource):
@@ -68,9 +69,9 @@ class ParsedFiles(FileConfigSource):
         path = os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path)))
         if not os.path.exists(path):
             raise ConfigLoadError(f"Config not found : {path}")
-        header, content = _stamped(path)
+        header, found = _stamped(path)
         return ConfigResult(
-            config=OmegaConf.create({} if content is None else content),
+            config=OmegaConf.create({} if found is None else found),
             path=f"{self.scheme()}://{self.path}",
             provider=self.provider,
             header=dict(header),

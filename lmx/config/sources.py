@@ -19,9 +19,9 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lmx.config.parsed import keep_parsed, load_config
+from lmx.config.parsed import content, keep_parsed
 from lmx.config.resolvers import register
 
 VERSION_BASE = "1.3"
@@ -128,7 +128,7 @@ def yaml_node(path: Path) -> yaml.Node | None:
 
 def load_yaml(path: Path) -> Any:
     """The plain content of a YAML file, read as Hydra reads it (`1e-3` is a number)."""
-    return OmegaConf.to_container(load_config(path), resolve=False)
+    return content(path)
 
 
 def peek_yaml(path: Path | None) -> Any:
