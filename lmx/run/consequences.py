@@ -21,6 +21,8 @@ from lmx.sharding import split_axes, ways
 
 CURVE = 33
 """Points of the schedule's curve."""
+IN_A_PLANE = ("v5e", "v6e")
+"""Chips whose slices are tori of two dimensions."""
 RECOMPUTED = {
     "none": 0.0,
     "full": 1 / 3,
@@ -118,11 +120,21 @@ def _traffic(outline: Outline) -> dict[str, int]:
         recomputes=recomputed(outline) > 0,
         compute_bytes=jnp.dtype(trainer.compute_dtype).itemsize,
         gradient_bytes=jnp.dtype(trainer.param_dtype).itemsize,
+        readers=_readers(model),
+        tied=getattr(model, "tie_embeddings", False),
+        platform=outline.target.platform,
+        sums_head=outline.target.chip is not None and outline.target.chip.name in IN_A_PLANE,
     )
     sent = traffic(outline.model.specs, config.mesh.rules, outline.sizes, load)
     return sent | {
         name: sent[name] + round(more) for name, more in orthogonal.sent(*_matrices(outline)).items()
     }
+
+
+def _readers(model: Any) -> int:
+    """Products of a block that read the residual stream."""
+    mlp = getattr(model, "mlp", None)
+    return 3 + (2 if mlp is not None and mlp.kind == "gated" else 1)
 
 
 def _matrices(outline: Outline) -> tuple[Any, Any, Any, dict[str, int]]:
