@@ -7,7 +7,7 @@ splits a matrix but not the batch, activations are summed (arXiv:1909.08053); ex
 
 Compilers differ: those for CPUs sum a whole gradient of which a part is kept, sum one by one the partial products of
 queries, keys, values, up and gate that others add up first, and gather a weight once where forward and backward pass
-want the same of it; for chips in a plane (v5e, v6e) the whole gradient of the head is summed.
+want the same of it; a TPU's compiler mostly sums the head's whole gradient, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ class Load(NamedTuple):
     readers         products of a block that read the residual stream: queries, keys, values, up, gate
     tied            whether the head is the embedding
     platform        cpu, gpu or tpu
-    sums_head       whether the compiler sums the head's whole gradient where a part is kept
     """
 
     tokens: int
@@ -48,7 +47,6 @@ class Load(NamedTuple):
     readers: int
     tied: bool
     platform: str
-    sums_head: bool
 
 
 def traffic(specs: Tree, rules: Rules, sizes: Mapping[str, int], load: Load) -> dict[str, int]:
@@ -115,7 +113,7 @@ def _of_table(
         if (
             head
         ):  # gathered for all chunks of the loss; its gradient, float32, scattered by rows, then exchanged
-            summed = 2 if load.sums_head else 1
+            summed = 2 if load.platform == "tpu" else 1
             exchanged = 0 if rows % n else 1 / n
             each = load.compute_bytes + 4 * (summed + exchanged)
             found[name] += _ring(n) * whole * load.micro_batches * each

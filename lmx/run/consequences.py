@@ -21,8 +21,6 @@ from lmx.sharding import split_axes, ways
 
 CURVE = 33
 """Points of the schedule's curve."""
-IN_A_PLANE = ("v5e", "v6e")
-"""Chips whose slices are tori of two dimensions."""
 RECOMPUTED = {
     "none": 0.0,
     "full": 1 / 3,
@@ -123,7 +121,6 @@ def _traffic(outline: Outline) -> dict[str, int]:
         readers=_readers(model),
         tied=getattr(model, "tie_embeddings", False),
         platform=outline.target.platform,
-        sums_head=outline.target.chip is not None and outline.target.chip.name in IN_A_PLANE,
     )
     sent = traffic(outline.model.specs, config.mesh.rules, outline.sizes, load)
     return sent | {
