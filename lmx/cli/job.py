@@ -144,9 +144,11 @@ def _execute(command: Command, arguments: list[str]) -> int:
     from lmx.config.compose import Composer
 
     composer = Composer(command.name, command.schema_class(), overrides=overrides, **places)
-    _, problems = composer.check(overrides)
-    if problems:
+    composed, problems = composer.check(overrides)
+    if problems or composed is None:
         raise ConfigError(problems, command.name)
+    if "topology" in composed.schema.model_fields:  # Hydra, which chooses by the devices here, adds nothing
+        task.points = {tuple(composer.for_hydra(composed.overrides)): composed}
     code = _enter(task, [*flags, *composer.for_hydra(overrides)])
     return code or max((failed[1] for failed in task.outcome.failed), default=DONE)
 

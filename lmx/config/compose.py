@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -128,25 +128,31 @@ class Composer(Generic[Schema]):
             key = f"--config-name {self.place.primary}"
             raise ConfigError([Problem(key, message, fix=fix, kind="primary")], command)
         self._compositions: dict[tuple[str | None, ...], Composition] = {}
+        self._by_devices: set[tuple[str | None, ...]] = set()  # those in which an option was chosen by them
 
     def compose(self, groups: Sequence[str], devices: str | None = None) -> Composition:
         """The tree before overrides of values; the same object for the same choices.
 
         `devices`: those that options are chosen by; None: those here.
         """
-        key = (devices, *groups)
+        key, here = (devices, *groups), (None, *groups)
+        if here in self._compositions and here not in self._by_devices:
+            return self._compositions[here]
         if key not in self._compositions:
-            with described(devices):
-                made = compose_groups(self.tree, groups)
-            self._compositions[key] = replace(made, list_defaults=_described(devices, made.list_defaults))
+            with described(devices) as told:
+                self._compositions[key] = compose_groups(self.tree, groups)
+            if told.asked:
+                self._by_devices.add(key)
         return self._compositions[key]
 
     def devices(self, overrides: Sequence[str]) -> str | None:
         """The devices of `topology`, by which options are chosen; None where the command or its line has none."""
+        if "topology" not in self.schema.model_fields:
+            return None
         parsed, _ = parse_overrides(self.tree, overrides)
         kinds, _ = sort_overrides(self.tree, parsed, self.compose(()).choices)
         made = self.compose([o.input_line or "" for o in [*kinds.groups, *kinds.hydra]])
-        if "topology" not in self.schema.model_fields or made.cfg is None:
+        if made.cfg is None:
             return None
         cfg, _ = apply_values(made.cfg, kinds.values, self.schema)
         told = OmegaConf.to_container(cfg, resolve=False)
@@ -247,16 +253,8 @@ class Composer(Generic[Schema]):
         )
 
 
-def _described(devices: str | None, find: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
-    def found() -> list[Any]:
-        with described(devices):
-            return find()
-
-    return found
-
-
 def _origin_finder(tree: Tree, composition: Composition, kinds: Sorted) -> Callable[[], Origins]:
-    return lambda: origins_of(tree, composition.list_defaults(), kinds.values)
+    return lambda: origins_of(tree, composition.defaults, kinds.values)
 
 
 def _resolve_job(cfg: DictConfig, composition: Composition, job: Mapping[str, Any] | None) -> Resolved:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,14 @@ class Composition:
     """What Hydra makes of a choice of options.
 
     cfg       the whole tree, with its `hydra` node and its interpolations; None where not even that exists
-    list_defaults  finds the files in merge order
+    defaults  the files in merge order
     choices   group -> option
     problems  of files and choices that could not be composed
     failed    packages of the groups whose choice was left out
     """
 
     cfg: DictConfig | None = None
-    list_defaults: Callable[[], list[ResultDefault]] = list
+    defaults: list[ResultDefault] = field(default_factory=list)
     choices: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -75,15 +75,10 @@ def compose_groups(tree: Tree, lines: Sequence[str]) -> Composition:
 
 def _compose(tree: Tree, lines: Sequence[str]) -> Composition:
     primary = tree.place.primary
-    mode = RunMode.RUN
-    cfg = tree.loader.load_configuration(primary, list(lines), mode, validate_sweep_overrides=False)
+    cfg = tree.loader.load_configuration(primary, list(lines), RunMode.RUN, validate_sweep_overrides=False)
     known = OmegaConf.to_container(cfg.hydra.runtime.choices, resolve=False)
     choices = {str(k): v for k, v in dict(known or {}).items() if not str(k).startswith("hydra/")}  # type: ignore[arg-type]
-
-    def list_defaults() -> list[ResultDefault]:
-        return tree.loader.compute_defaults_list(primary, list(lines), mode).defaults
-
-    return Composition(cfg, list_defaults, choices)
+    return Composition(cfg, list(tree.loader.defaults), choices)
 
 
 def _problems(

@@ -12,28 +12,44 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/accelerator-type"
 COUNTED_BY_CORES = ("v4", "v5p", "tpu7x")
 """Chips of two cores, whose slices are called by the number of cores: v5p-16 has 8 chips."""
 
-_described: ContextVar[str | None] = ContextVar("described", default=None)
+
+@dataclass
+class Described:
+    """The devices of a composition, and whether anything was chosen by them; None: those here."""
+
+    devices: str | None
+    asked: bool = False
+
+
+_described: ContextVar[Described | None] = ContextVar("described", default=None)
 
 
 @contextmanager
-def described(devices: str | None) -> Iterator[None]:
-    """Inside, `devices_at_hand` says `devices`; None changes nothing."""
-    token = _described.set(devices or _described.get())
+def described(devices: str | None) -> Iterator[Described]:
+    """Inside, `devices_at_hand` says `devices`; None changes nothing. Yields what tells whether it was asked."""
+    outer = _described.get()
+    told = Described(devices or (outer.devices if outer else None))
+    token = _described.set(told)
     try:
-        yield
+        yield told
     finally:
         _described.reset(token)
 
 
 def devices_at_hand() -> str:
     """The devices that a program is compiled for, where it is for others than those here; else `devices_here()`."""
-    return _described.get() or devices_here()
+    told = _described.get()
+    if told is None:
+        return devices_here()
+    told.asked = True
+    return told.devices or devices_here()
 
 
 def devices_of_topology(topology: str, slices: int) -> str | None:

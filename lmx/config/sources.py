@@ -12,12 +12,16 @@ from typing import Any, NamedTuple
 import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
+from omegaconf import DictConfig
 
+from lmx.config.parsed import content, keep_parsed
 from lmx.config.resolvers import register
 
 VERSION_BASE = "1.3"
@@ -36,19 +40,32 @@ class Place(NamedTuple):
     config_dir: str | None = None
 
 
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader, which keeps the files of its last composition, in merge order."""
+
+    defaults: Sequence[ResultDefault] = ()
+
+    def _compose_config_from_defaults_list(
+        self, defaults: list[ResultDefault], repo: IConfigRepository
+    ) -> DictConfig:
+        self.defaults = defaults
+        return super()._compose_config_from_defaults_list(defaults, repo)
+
+
 class Tree:
     """The files that one set of search paths reaches."""
 
     def __init__(self, place: Place, searchpath: Sequence[str] | None = None) -> None:
         """`searchpath`: the value of hydra.searchpath given on the command line, if any."""
         version.setbase(VERSION_BASE)
+        keep_parsed()
         path = create_config_search_path(place.conf)
         if place.config_dir is not None:
             path.prepend("command-line", f"file://{place.config_dir}", SearchPathQuery(provider="schema"))
         setup_globals()
         register()
         self.place = place
-        self.loader = ConfigLoaderImpl(path)
+        self.loader = Loader(path)
         self.parser = OverridesParser.create(config_loader=self.loader)
         overrides = [] if searchpath is None else [f"hydra.searchpath={_as_list(searchpath)}"]
         _, self.repository = self.loader._parse_overrides_and_create_caching_repo(place.primary, overrides)
@@ -111,9 +128,7 @@ def yaml_node(path: Path) -> yaml.Node | None:
 
 def load_yaml(path: Path) -> Any:
     """The plain content of a YAML file, read as Hydra reads it (`1e-3` is a number)."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return content(path)
 
 
 def peek_yaml(path: Path | None) -> Any:

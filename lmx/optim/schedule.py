@@ -1,4 +1,7 @@
-"""The learning rate over the run: pure functions of the step, for `lmx.optim.schedule_config`."""
+"""The learning rate over the run: pure functions of the step, for `lmx.optim.schedule_config`.
+
+The step is an array of jax, or of NumPy where a review wants the whole curve and nothing compiled for it.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,24 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # The part that is left of the way from the plateau to the final factor, p of the decay being gone.
-_LEFT: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "linear": lambda p: 1 - p,
-    "cosine": lambda p: 0.5 * (1 + jnp.cos(jnp.pi * p)),
-    "sqrt": lambda p: 1 - jnp.sqrt(p),
-    "square": lambda p: 1 - p * p,
+_LEFT: dict[str, Callable[[Any, Any], Any]] = {
+    "linear": lambda xp, p: 1 - p,
+    "cosine": lambda xp, p: 0.5 * (1 + xp.cos(xp.pi * p)),
+    "sqrt": lambda xp, p: 1 - xp.sqrt(p),
+    "square": lambda xp, p: 1 - p * p,
 }
 
 
+def _space(step: Any) -> Any:
+    """The module that computes with `step`."""
+    return np if isinstance(step, np.ndarray) else jnp
+
+
 def _warm(step: Any, warmup: int) -> jax.Array:
-    return jnp.minimum(1.0, (step + 1) / (warmup + 1)).astype(jnp.float32)
+    return _space(step).minimum(1.0, (step + 1) / (warmup + 1)).astype(jnp.float32)
 
 
 def constant(warmup: int) -> Callable[[Any], jax.Array]:
@@ -48,21 +57,23 @@ def decaying(
     start = total_steps - decay
 
     def level(step: Any) -> jax.Array:
+        xp = _space(step)
         if plateau == "constant":
-            return jnp.float32(1)
-        return jnp.minimum(1.0, jnp.sqrt((warmup + 1) / (step + 1))).astype(jnp.float32)
+            return xp.float32(1)
+        return xp.minimum(1.0, xp.sqrt((warmup + 1) / (step + 1))).astype(xp.float32)
 
     def factor(step: Any) -> jax.Array:
-        step = jnp.asarray(step)
-        before = jnp.where(step < warmup, _warm(step, warmup), level(step))
+        xp = _space(step)
+        step = xp.asarray(step)
+        before = xp.where(step < warmup, _warm(step, warmup), level(step))
         if decay == 0:
             return before
-        gone = jnp.clip((step - start) / decay, 0.0, 1.0).astype(jnp.float32)
-        top = level(jnp.asarray(start))
+        gone = xp.clip((step - start) / decay, 0.0, 1.0).astype(xp.float32)
+        top = level(xp.asarray(start))
         if shape == "exponential":
             after = top * (final / top) ** gone
         else:
-            after = final + (top - final) * _LEFT[shape](gone)
-        return jnp.where(step <= start, before, after)
+            after = final + (top - final) * _LEFT[shape](xp, gone)
+        return xp.where(step <= start, before, after)
 
     return factor

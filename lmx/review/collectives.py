@@ -67,11 +67,9 @@ def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
             if kind is None:
                 continue
             one = _measure(kind, module, computation, instruction, mesh_shape, times)
-            # An asynchronous collective stands in the text at its start, its end and what runs beside it.
             channel = instruction.attribute("channel_id") or f"{name}/{instruction.name}"
             key = (channel, instruction.opcode)
-            if key not in found or found[key].bytes * found[key].times < one.bytes * times:
-                found[key] = one
+            found[key] = _once(found.get(key), one, chained="chain_id" in instruction.attributes)
     groups: dict[tuple[str, str], list[_Found]] = {}
     for one in found.values():
         if one.axes:
@@ -87,6 +85,19 @@ def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
         for (kind, axes), ones in groups.items()
     ]
     return sorted(result, key=lambda c: -c.bytes)
+
+
+def _once(known: _Found | None, one: _Found, *, chained: bool) -> _Found:
+    """One collective of what stands in the text at its start, at its end, and in what runs beside it.
+
+    A TPU compiler fuses the parts of an asynchronous collective into a chain of products, many of them in a loop:
+    it runs as often as its start and its end do, however often the loop between them goes around.
+    """
+    if known is None:
+        return one
+    if chained:
+        return max(known, one, key=lambda o: o.bytes)._replace(times=min(known.times, one.times))
+    return max(known, one, key=lambda o: o.bytes * o.times)
 
 
 def _kind(instruction: Instruction) -> str | None:

@@ -19,8 +19,6 @@ _BITS = {
     "f8e3m4": 8, "token": 0, "opaque": 0,
 }  # fmt: skip
 _ARRAY = re.compile(r"([a-z]+[a-z0-9]*)\[([^\]]*)\](?:\{([^}]*)\})?")
-_HEAD = re.compile(r"^(ENTRY )?%([\w.\-]+) \(")
-_LINE = re.compile(r"^  (ROOT )?%([\w.\-]+) = ")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLS = re.compile(
     r"\b(?:calls|body|condition|to_apply|branch_computations|called_computations)=(\{[^}]*\}|%[\w.\-]+)"
@@ -237,53 +235,6 @@ def _array(match: re.Match[str]) -> Shape:
     return Shape(dtype, dims, math.ceil(math.prod(padded) * each / 8), int(space[1]) if space else 0)
 
 
-def parse(text: str) -> Module:
-    """The module of `compiled.as_text()`."""
-    computations: dict[str, Computation] = {}
-    tables: dict[str, list[str]] = {}
-    header, entry, current, table = "", "", None, None
-    for line in text.splitlines():
-        if current is not None:
-            if line.rstrip() == "}" or line.startswith("}, execution_thread"):
-                current = None
-            elif match := _LINE.match(line):
-                instruction = _instruction(line, match)
-                current.instructions.append(instruction)
-                current.by_name[instruction.name] = instruction
-            elif current.instructions:  # what a kernel says of itself may have line ends in it
-                current.instructions[-1].attributes += f" {line}"
-        elif match := _HEAD.match(line):
-            current, table = Computation(match[2], [], {}), None
-            computations[match[2]] = current
-            entry = match[2] if match[1] else entry
-        elif line.startswith("HloModule"):
-            header = line
-        elif line and not line[0].isdigit():
-            table = tables.setdefault(line.strip(), [])
-        elif line and table is not None:
-            table.append(line)
-    return Module(header, computations, entry, tables)
-
-
-def _instruction(line: str, match: re.Match[str]) -> Instruction:
-    rest = line[match.end() :]
-    end = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
-    type_, rest = rest[:end], rest[end:].lstrip()
-    opcode, _, rest = rest.partition("(")
-    end = _closing("(" + rest)
-    return Instruction(match[2], bool(match[1]), type_, opcode, rest[: end - 1], rest[end:])
-
-
-def _closing(text: str) -> int:
-    """Index of the parenthesis that closes the one at the start."""
-    depth = 0
-    for i, c in enumerate(text):
-        depth += (c == "(") - (c == ")")
-        if depth == 0:
-            return i
-    return len(text) - 1
-
-
 def trip_count(module: Module, inside: Computation, loop: Instruction) -> int | None:
     """How often the body of `loop`, an instruction of `inside`, runs: known by the compiler, or from its condition."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
@@ -298,7 +249,7 @@ def trip_count(module: Module, inside: Computation, loop: Instruction) -> int | 
         return None
     limit, counter = compare
     start = _initial(inside, loop, counter)
-    return None if start is None else max(limit - start, 0)
+    return None if start is None else max(-(-(limit - start) // _stride(module, loop, counter)), 0)
 
 
 def _compare(module: Module, condition: Computation) -> tuple[int, int] | None:
@@ -314,6 +265,22 @@ def _compare(module: Module, condition: Computation) -> tuple[int, int] | None:
     if not less or len(constants) != 1 or len(counters) != 1 or not constants[0].operand_text.isdigit():
         return None
     return int(constants[0].operand_text), int(counters[0].attribute("index") or 0)
+
+
+def _stride(module: Module, loop: Instruction, counter: int) -> int:
+    """What a round adds to the counter: 2 where the compiler put two rounds into one; 1 where that is not seen."""
+    body = module.computations.get((loop.attribute("body") or "").lstrip("%"))
+    if body is None or body.root.opcode != "tuple":
+        return 1
+    value = body.by_name.get(body.root.operands[counter])
+    while value is not None and value.opcode in ("copy", "bitcast") and value.operands:
+        value = body.by_name.get(value.operands[0])
+    if value is None or value.opcode != "add":
+        return 1
+    for operand in (body.by_name.get(name) for name in value.operands):
+        if operand is not None and operand.opcode == "constant" and operand.operand_text.isdigit():
+            return max(int(operand.operand_text), 1)
+    return 1
 
 
 def _initial(inside: Computation, loop: Instruction, counter: int) -> int | None:

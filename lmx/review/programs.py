@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lmx.review.buffers import Buffer, arguments, peak_of
 from lmx.review.collectives import Collective, collectives
-from lmx.review.hlo import parse
+from lmx.review.hlo_text import parse
 from lmx.review.names import Namer, shapes_of_parameters
 
 LARGEST = 10

@@ -16,7 +16,7 @@ from lmx.run.target import target_of
 
 
 class Row(NamedTuple):
-    """One configuration: bytes of a device, predicted and compiled; `sent` over all mesh axes."""
+    """One configuration: bytes of a device, predicted and compiled; `sent` over all mesh axes, None: not counted."""
 
     name: str
     state: int
@@ -24,7 +24,7 @@ class Row(NamedTuple):
     peak: int
     compiled_peak: int
     sent: int
-    compiled_sent: int
+    compiled_sent: int | None
 
     @property
     def ratio(self) -> float:
@@ -51,7 +51,7 @@ def rows(path: str | Path) -> list[Row]:
                 told.memory.peak,
                 entry["peak_bytes"],
                 sum(told.traffic.values()),
-                sum(entry["collective_bytes"].values()),
+                None if entry["collective_bytes"] is None else sum(entry["collective_bytes"].values()),
             )
         )
     return found
@@ -66,7 +66,8 @@ def markdown(found: Sequence[Row]) -> str:
     for row in found:
         numbers = [row.state, row.compiled_arguments, row.peak, row.compiled_peak]
         cells = [f"{n / 1e9:.2f} GB" for n in numbers]
-        sent = [f"{row.sent / 1e9:.2f} GB", f"{row.compiled_sent / 1e9:.2f} GB"]
-        share = f"{row.sent / row.compiled_sent:.2f}"
+        counted = row.compiled_sent
+        sent = [f"{row.sent / 1e9:.2f} GB", "-" if counted is None else f"{counted / 1e9:.2f} GB"]
+        share = "-" if counted is None else f"{row.sent / counted:.2f}"
         lines.append(f"| {row.name} | {' | '.join(cells)} | {row.ratio:.3f} | {' | '.join(sent)} | {share} |")
     return "\n".join(lines)

@@ -118,11 +118,20 @@ def _traffic(outline: Outline) -> dict[str, int]:
         recomputes=recomputed(outline) > 0,
         compute_bytes=jnp.dtype(trainer.compute_dtype).itemsize,
         gradient_bytes=jnp.dtype(trainer.param_dtype).itemsize,
+        readers=_readers(model),
+        tied=getattr(model, "tie_embeddings", False),
+        platform=outline.target.platform,
     )
     sent = traffic(outline.model.specs, config.mesh.rules, outline.sizes, load)
     return sent | {
         name: sent[name] + round(more) for name, more in orthogonal.sent(*_matrices(outline)).items()
     }
+
+
+def _readers(model: Any) -> int:
+    """Products of a block that read the residual stream."""
+    mlp = getattr(model, "mlp", None)
+    return 3 + (2 if mlp is not None and mlp.kind == "gated" else 1)
 
 
 def _matrices(outline: Outline) -> tuple[Any, Any, Any, dict[str, int]]:
@@ -253,7 +262,7 @@ def schedule_curve(outline: Outline) -> list[tuple[int, float]]:
     last = outline.steps - 1
     early = [round(last * x) for x in (0.005, 0.01, 0.02, 0.05)]
     steps = sorted({*np.linspace(0, last, CURVE).round().astype(int).tolist(), *early})
-    factors = np.asarray(outline.factor(jnp.asarray(steps))) * np.ones(len(steps))
+    factors = np.asarray(outline.factor(np.asarray(steps))) * np.ones(len(steps))
     return [
         (s, float(outline.config.optimizer.learning_rate * f)) for s, f in zip(steps, factors, strict=True)
     ]

@@ -25,6 +25,14 @@ def test_a_schedule_can_be_compiled():
     np.testing.assert_allclose(jax.jit(factor)(jnp.int32(90)), factor(90))
 
 
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "wsd", "inverse_sqrt"])
+def test_numpy_computes_the_same_curve(kind):
+    factor = schedule_config(kind).build(total_steps=300, tokens_per_step=1)
+    got = factor(np.arange(301))
+    assert isinstance(got, np.ndarray)
+    np.testing.assert_allclose(got, factor(jnp.arange(301, dtype=jnp.int32)), rtol=1e-5, atol=1e-7)
+
+
 def test_cosine_is_the_closed_form():
     total, warmup, final = 200, 20, 0.1
     got = values(schedule_config("cosine", warmup=warmup, final_factor=final), total)

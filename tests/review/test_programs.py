@@ -11,7 +11,8 @@ import pytest
 
 from lmx.review.buffers import arguments, peak_of
 from lmx.review.collectives import collectives, replica_groups
-from lmx.review.hlo import Shape, parse, parse_shape
+from lmx.review.hlo import Shape, parse_shape
+from lmx.review.hlo_text import parse
 from lmx.review.names import Namer, argument_name, assigned, shapes_of_parameters
 from lmx.review.programs import needed_bytes, read_program
 from lmx.review.scopes import part_of
@@ -209,6 +210,32 @@ def test_all_reduces_that_gather_or_scatter_are_told_from_sums():
         assert one.count == 4  # from 1 to below 5, by the loop's own condition
         assert one.bytes == 4 * array * 3 // 4
     assert found["reduce-scatter", "fsdp"].largest == "jit(f)/dot"
+
+
+def test_a_loop_whose_rounds_were_joined_in_twos_counts_half_as_many():
+    text = TPU.replace("%one = s32[]{:T(128)} constant(1)", "%one = s32[]{:T(128)} constant(2)")
+    assert {one.count for one in by_kind(text).values()} == {2}
+
+
+BEGUN = """\
+%begun (whole: f32[64,128]) -> f32[64,128] {
+  %whole = f32[64,128]{1,0:T(8,128)} parameter(0)
+  ROOT %gathered.0 = f32[64,128] all-gather(%whole), channel_id=2, replica_groups=[2,4]<=[8], attributes={chain_id="0"}
+}
+
+%body ("""
+
+
+def test_an_asynchronous_gather_of_which_a_loop_does_parts_is_one():
+    """Its start stands before the loop, and the loop's body has the whole of it in its text once more."""
+    part = 'all-gather(%own), channel_id=2, replica_groups=[2,4]<=[8], frontend_attributes={chain_id="0"}, '
+    text = TPU.replace("all-reduce(%own), channel_id=2, replica_groups=[2,4]<=[8], ", part)
+    text = text.replace("%body (", BEGUN, 1)
+    copied = "  %copied = s32[]{:T(128)} copy(%start)\n"
+    text = text.replace(copied, copied + "  %begun.1 = f32[64,128]{1,0} fusion(%x.1), calls=%begun\n")
+    one = by_kind(text)["all-gather", "fsdp"]
+    assert (one.count, one.bytes) == (1, 64 * 128 * 4 * 3 // 4)
+    assert by_kind(text)["reduce-scatter", "fsdp"].count == 4
 
 
 @pytest.mark.parametrize(
