@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Task:
         self.outcome = Outcome()
         self.points: dict[tuple[str, ...], Any] = {}
         self._process = os.getpid()
+        self._before = frozenset(os.listdir())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "points": {}, "outcome": Outcome()}
@@ -76,6 +77,8 @@ class Task:
             raise
         except Exception as error:
             code, message = report(self.command.name, error, run_dir)
+        finally:
+            self._leave_nothing(run_dir)
         self.outcome.failed.append((number, code, message))
         if self.multirun:
             if code == STOPPED:
@@ -83,6 +86,13 @@ class Task:
             if not self.collect or os.getpid() != self._process:
                 raise JobFailed(message, code)
         return None
+
+    def _leave_nothing(self, run_dir: Path) -> None:
+        """The folder of runs goes again where Hydra made it here for a run that wrote nothing."""
+        folder = run_dir.parent
+        if folder.parent == Path.cwd() and folder.name not in self._before and not run_dir.exists():
+            with suppress(OSError):  # it holds something by now
+                folder.rmdir()
 
     def _composed(self, cfg: Any, overrides: list[str]) -> Any:
         schema = self.command.schema_class()

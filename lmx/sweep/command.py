@@ -16,6 +16,7 @@ from lmx.config.compose import Composer
 from lmx.config.errors import DONE, STOPPED, ConfigError, LmxError, Problem, RequestError, Resumable
 from lmx.config.sweep import Point
 from lmx.config.text import counted
+from lmx.io.files import to_json
 from lmx.io.journal import driver
 from lmx.io.records import read_metrics
 from lmx.launch.versions import forget
@@ -92,8 +93,7 @@ def run(composed: Any) -> Path:
         cure = ": hours_per_job=H" if cost.hours is None else ""
         say(f"{cost.words()}{cure}")
     if config.dry_run:
-        for job in plan.jobs:
-            print(" ".join([str(job.number), *job.overrides]))
+        _show_jobs(plan, config.output)
         return folder
     if cost is not None:
         agree(cost, config.max_chip_hours)
@@ -104,6 +104,19 @@ def run(composed: Any) -> Path:
     else:
         drive(folder)
     return folder
+
+
+def _show_jobs(plan: Plan, output: str) -> None:
+    """The jobs of a sweep that is not started: what all have in common is said once, and not on stdout."""
+    if output == "json":
+        print(to_json([{"job": job.number, "overrides": job.overrides} for job in plan.jobs], indent=1))
+        return
+    varies = lambda line: line.lstrip("+").partition("=")[0] in plan.varied
+    same = [line for line in plan.jobs[0].overrides if not varies(line)] if plan.jobs else []
+    if same:
+        say(f"every job: {' '.join(same)}")
+    for job in plan.jobs:
+        print(" ".join([str(job.number), *filter(varies, job.overrides)]))
 
 
 def _enlist(folder: Path, plan: Plan, pool: Pool, grace: float) -> None:

@@ -328,7 +328,7 @@ class Driver:
     def _say(self, number: int) -> None:
         state, job = self.states[number], self.jobs[number]
         done = sum(s.status == "DONE" for s in self.states.values())
-        words = " ".join(line for line in job.overrides if line.split("=")[0] in self.plan.varied)
+        words = " ".join(o for o in job.overrides if o.lstrip("+").partition("=")[0] in self.plan.varied)
         what = {"LEASED": f"starts on {state.pod}"}.get(state.status, state.status.lower())
         again = f" (attempt {state.attempt})" if state.attempt > 1 else ""
         reason = f": {state.reason}" if state.reason and state.status != "LEASED" else ""

@@ -32,7 +32,7 @@ def test_dry_run_shows_the_frozen_file_and_the_call_and_leaves_nothing(here, cap
     assert [e["JAX_PROCESS_ID"] for e in environments] == ["0", "1"]
     assert {e["JAX_NUM_CPU_DEVICES"] for e in environments} == {"3"}
     assert request["do"] == "start"
-    assert not (here / "runs" / "x").exists()
+    assert not list(here.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,10 @@ def test_dry_run_shows_the_frozen_file_and_the_call_and_leaves_nothing(here, cap
 def test_wrong_requests_start_nothing(here, capsys, words, message):
     assert run(["launch", *TINY, *words, "hydra.run.dir=runs/x"]) == 2
     assert message in capsys.readouterr().err
-    assert not (here / "runs" / "x" / "launch").exists()
+    assert not list(here.iterdir())
+    (here / "runs").mkdir()
+    assert run(["launch", *TINY, *words, "hydra.run.dir=runs/x"]) == 2
+    assert [path.name for path in here.rglob("*")] == ["runs"]  # as it was there before
 
 
 @pytest.mark.parametrize("name", ["status", "logs", "stop", "attach", "resume"])
@@ -74,3 +77,15 @@ def test_a_run_is_launched_once(here, capsys):
     assert run(["launch", *TINY, "hydra.run.dir=runs/x"]) == 2
     assert "was launched already" in capsys.readouterr().err
     shutil.rmtree(here / "runs")
+
+
+def test_a_sweep_that_is_only_shown_says_once_what_all_jobs_have(here, capsys):
+    words = ["sweep", "run", *TINY, "trainer.seed=1,2", "dry_run=true"]
+    assert run(words) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "0 trainer.seed=1\n1 trainer.seed=2\n"
+    assert "every job: model.n_layers=1 trainer.steps=3\n" in shown.err
+    assert run([*words, "output=json"]) == 0
+    jobs = json.loads(capsys.readouterr().out)
+    assert [job["overrides"] for job in jobs] == [[*TINY, "trainer.seed=1"], [*TINY, "trainer.seed=2"]]
+    assert not list(here.iterdir())
