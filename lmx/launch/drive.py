@@ -26,6 +26,7 @@ from lmx.launch.record import (
     unended,
 )
 from lmx.launch.retry import DONE, PREEMPTED, WRONG_REQUEST, Result, decide
+from lmx.launch.screen import Screen, is_noise
 from lmx.launch.target import Attempt, Seen, Task, Unreached, log_file, write
 
 SETTLE = 15.0
@@ -36,25 +37,6 @@ Say = Callable[[str], None]
 
 class Interrupted(Exception):
     """Someone asked for the end of the run."""
-
-
-class Screen:
-    """Shows the log of process 0 as it grows, each byte once."""
-
-    def __init__(self, show: Say) -> None:
-        self.show = show
-        self.shown: dict[Path, int] = {}
-
-    def update(self, path: Path) -> None:
-        """What has come since the last time."""
-        if not path.exists():
-            return
-        with open(path, "rb") as stream:
-            stream.seek(self.shown.get(path, 0))
-            data = stream.read()
-        self.shown[path] = self.shown.get(path, 0) + len(data)
-        if data:
-            self.show(data.decode(errors="replace"))
 
 
 def drive(launch: Launch, *, say: Say, show: Say | Screen) -> Ended:
@@ -232,7 +214,7 @@ def _follow(launch: Launch, attempt: Attempt, say: Say, screen: Screen) -> tuple
     while True:
         try:
             seen = launch.target.poll(plan, attempt)
-            screen.update(log_file(plan, attempt.number, 0))
+            screen.update(log_file(plan, attempt.number, 0), last=not seen.running)
             first = seen.first_error
             if first is not None and first.state == "lost":
                 lost = lost or first
@@ -304,7 +286,8 @@ def _last_line(launch: Launch, attempt: Attempt, seen: Seen) -> str:
     path = log_file(launch.plan, attempt.number, first.index) if first is not None else None
     if path is None or not path.exists():
         return ""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if not is_noise(line)]
     mark = "lmx train: "
     said = next((line for line in reversed(lines) if line.startswith(mark)), lines[-1] if lines else "")
     return said.removesuffix("; go on with")  # of the process alone: the run has a command of its own

@@ -9,9 +9,10 @@ from typing import Any
 from lmx.config.errors import RequestError
 from lmx.io.journal import driver
 from lmx.launch.agent import last_row
-from lmx.launch.drive import Say, Screen, drive
+from lmx.launch.drive import Say, drive
 from lmx.launch.plan import Launch, load
 from lmx.launch.record import Driven, Ended, driving, events, last_word, unended
+from lmx.launch.screen import Screen
 from lmx.launch.target import DEFAULT_GRACE, Attempt, Seen, log_file, read
 
 
@@ -122,10 +123,9 @@ def attach(launch: Launch, *, say: Say, show: Say) -> Ended:
         for event in noted[told:]:
             _tell(event, say)
         told = len(noted)
-        begun = read(launch.plan)
+        begun, ended = read(launch.plan), last_word(folder)
         if begun:
-            screen.update(log_file(launch.plan, begun[-1].number, 0))
-        ended = last_word(folder)
+            screen.update(log_file(launch.plan, begun[-1].number, 0), last=ended is not None)
         if ended is not None:
             return ended
         time.sleep(min(launch.policy.poll_every, 0.5))
