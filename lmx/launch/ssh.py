@@ -170,7 +170,12 @@ def check_hosts(target: Place, plan: Plan, hosts: Sequence[Host]) -> None:
     def ask(i: int) -> dict[str, Any]:
         try:
             return hosts[i].call(
-                "probe", timeout=PROBE_TIMEOUT, python=target.python, code=code, packages=list(PACKAGES)
+                "probe",
+                timeout=PROBE_TIMEOUT,
+                python=target.python,
+                code=code,
+                packages=list(PACKAGES),
+                workdir=target.workdir,
             )
         except (Unreachable, RequestError) as error:
             cure = f"; try: ssh {hosts[i].name}" if isinstance(error, Unreachable) else ""
@@ -217,7 +222,14 @@ def differences(target: Place, found: list[tuple[str, dict[str, Any]]], *, sends
             for p in needed
             if wanted[p] is not None and packages[p] != wanted[p]
         ]
-        wrong += _lmx(target, name, answer, sends_lmx)
+        own = _lmx(target, name, answer, sends_lmx)
+        files, here = answer["lmx_files"], first["lmx_files"]
+        if not own and not sends_lmx and files != here and packages["lmx"] == wanted["lmx"]:
+            own = [f"{name}: its lmx has other files than that of {first_name}; install the same on all"]
+        wrong += own
+        if answer["unwritable"] is not None:
+            cure = "set target.workdir to a folder that can be written there"
+            wrong.append(f"{name}: {target.workdir}: {answer['unwritable']}; {cure}")
         wrong += _own_address(target, name, answer, several=len(found) > 1)
     return wrong
 
@@ -241,11 +253,14 @@ def _lmx(target: Place, name: str, answer: dict[str, Any], sends_lmx: bool) -> l
     if sends_lmx:
         return []
     if target.code not in ("snapshot", "installed"):
-        return (
-            []
-            if answer["code"] or answer["packages"]["lmx"] is not None
-            else [f"{name}: target.code={target.code}: there is no lmx in that folder, and none installed"]
-        )
+        where = f"{name}: target.code={target.code}"
+        if not answer["folder"]:
+            return [
+                f"{where}: there is no such folder; name one that is there, or target.code=snapshot sends this"
+            ]
+        if answer["code"] or answer["packages"]["lmx"] is not None:
+            return []
+        return [f"{where}: there is no lmx in that folder, and none installed"]
     here, there = metadata.version("lmx"), answer["packages"]["lmx"]
     if there is None:
         return [

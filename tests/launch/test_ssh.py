@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -197,7 +198,9 @@ def answer(python="3.11.7", lmx="0.1.0", jax="0.10.2", **more):
     rest = dict.fromkeys(
         ("jaxlib", "numpy", "optax", "hydra-core", "pydantic", "orbax-checkpoint", "grain"), "1"
     )
-    return {"python": python, "code": False, "packages": {"lmx": lmx, "jax": jax, **rest, **more}}
+    own = {"code": False, "folder": False, "unwritable": None, "lmx_files": "1"}
+    given = {key: more.pop(key) for key in own if key in more}
+    return {"python": python, "packages": {"lmx": lmx, "jax": jax, **rest, **more}, **own, **given}
 
 
 @pytest.mark.parametrize(
@@ -209,6 +212,8 @@ def answer(python="3.11.7", lmx="0.1.0", jax="0.10.2", **more):
         ({"jax": None}, "b: python3 has no jax; install lmx"),
         ({"lmx": "0.0.9"}, "b: lmx 0.0.9, but"),
         ({"lmx": None}, "b: python3 has no lmx"),
+        ({"lmx_files": "2"}, "b: its lmx has other files than that of a; install the same"),
+        ({"unwritable": "Read-only file system"}, "b: ~/lmx: Read-only file system; set target.workdir"),
     ],
 )
 def test_hosts_that_differ(changes, words):
@@ -220,6 +225,39 @@ def test_hosts_that_differ(changes, words):
     found = differences(target, [("a", first), ("b", second)], sends_lmx=False)
     assert len(found) == 1
     assert found[0].startswith(words)
+
+
+@needs_sshd
+def test_a_folder_of_code_and_a_working_directory_are_looked_for_before_anything_starts(hosts, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for changes, words in (
+        ({"code": "/nowhere/code"}, "target.code=/nowhere/code: there is no such folder"),
+        ({"workdir": "/dev/null/work"}, "/dev/null/work: Not a directory; set target.workdir"),
+        ({"code": str(tmp_path / "empty")}, None),  # of one's own; lmx is installed
+        ({"workdir": str(tmp_path / "new/er")}, None),
+    ):
+        run = tmp_path / "run"
+        tree = tree_of(hosts, tmp_path, "exit 0", **changes)
+        given = launched(tmp_path, tree)
+        if words is None:
+            given.target.check(given.plan)
+        else:
+            with pytest.raises(RequestError) as error:
+                given.target.check(given.plan)
+            assert str(error.value).startswith("nothing was started: 2 problems with the hosts\n")
+            assert str(error.value).count(words) == 2
+        shutil.rmtree(run)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_lmx_of_a_folder_is_told_by_what_is_in_it(tmp_path):
+    hashes = []
+    for text in ("", "", "x = 1\n"):
+        (tmp_path / "lmx/inner").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lmx/__init__.py").touch()
+        (tmp_path / "lmx/inner/a.py").write_text(text)
+        hashes.append(agent.probe(sys.executable, code=str(tmp_path), packages=["lmx"])["lmx_files"])
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_a_host_that_has_changed_since_the_run_began_is_named_with_both_versions(tmp_path):

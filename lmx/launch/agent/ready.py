@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import socket
 import subprocess
+import tempfile
 
 from lmx.launch.agent.process import Refused
 
+PROGRAM = """
+import hashlib, importlib.util, json, os, sys
+from importlib import metadata
+code, *names = sys.argv[1:]
+found = {}
+for name in names:
+    try: found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError: found[name] = None
+sys.path[:] = [code, *filter(None, sys.path)] if code else sys.path
+spec = importlib.util.find_spec("lmx") if names else None
+places = list(spec.submodule_search_locations or ())[:1] if spec else []
+files = sorted((os.path.relpath(os.path.join(folder, name), place), os.path.join(folder, name))
+               for place in places for folder, _, inside in os.walk(place) for name in inside if name.endswith(".py"))
+digest = hashlib.sha256()
+for short, path in files:
+    with open(path, "rb") as stream: digest.update(short.encode() + b"\\0" + stream.read() + b"\\0")
+version = ".".join(map(str, sys.version_info[:3]))
+print(json.dumps({"python": version, "packages": found, "lmx_files": digest.hexdigest()[:12] if files else None}))
+"""
+"""What the Python that runs use is asked: its version, those of packages, a hash of the lmx that it imports."""
 
-def probe(python, code=None, packages=()):
-    """Versions on this host, of the Python that runs use; a free port; the name the host gives itself."""
-    program = (
-        "import json,sys\nfrom importlib import metadata as m\nfound={}\n"
-        "for name in sys.argv[1:]:\n"
-        "    try: found[name]=m.version(name)\n"
-        "    except m.PackageNotFoundError: found[name]=None\n"
-        "print(json.dumps({'python':'.'.join(map(str,sys.version_info[:3])),'packages':found}))"
-    )
+
+def probe(python, code=None, packages=(), workdir=None):
+    """Versions on this host, of the Python that runs use; a free port; the name the host gives itself.
+
+    `folder`: whether `code` is there; `code`: whether lmx is in it; `unwritable`: why nothing can be written into
+    `workdir`."""
+    code = os.path.expanduser(code or "")
     try:
         done = subprocess.run(
-            [os.path.expanduser(python), "-c", program, *packages],
+            [os.path.expanduser(python), "-c", PROGRAM, code, *packages],
             capture_output=True,
             text=True,
             timeout=30,
@@ -37,8 +57,39 @@ def probe(python, code=None, packages=()):
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    there = code is not None and os.path.isdir(os.path.join(os.path.expanduser(code), "lmx"))
-    return {**json.loads(done.stdout), **addresses(), "port": port, "code": there}
+    there = {
+        "folder": bool(code) and os.path.isdir(code),
+        "code": bool(code) and os.path.isdir(f"{code}/lmx"),
+    }
+    return {
+        **json.loads(done.stdout),
+        **addresses(),
+        **there,
+        "port": port,
+        "unwritable": unwritable(workdir),
+    }
+
+
+def unwritable(workdir):
+    """Why runs could not write into their working directory; None where they can. What is made for that goes again."""
+    if workdir is None:
+        return None
+    folder, made = os.path.abspath(os.path.expanduser(workdir)), []
+    while not os.path.lexists(folder):
+        made.append(folder)
+        folder = os.path.dirname(folder)
+    folder = os.path.abspath(os.path.expanduser(workdir))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"lmx")
+    except OSError as error:
+        return error.strerror
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+    return None
 
 
 def addresses():
