@@ -95,7 +95,10 @@ COMMANDS = (
         examples=(
             ("lmx sweep run optimizer.learning_rate=1e-3,3e-3 trainer.seed=0,1", "four runs, two at a time"),
             ("lmx sweep run model=tiny,nano pool.size=4 pool.cores=divided detach=true", "in the background"),
-            ("lmx sweep run trainer.seed=0,1 pool=ssh 'pool.gangs=[[a,b],[c,d]]'", "on two gangs of hosts"),
+            (
+                "lmx sweep run mesh=fsdp trainer.seed=0,1 pool=ssh 'pool.gangs=[[a,b],[c,d]]'",
+                "on two gangs of hosts",
+            ),
             ("lmx sweep run trainer.seed=0,1 dry_run=true", "show the jobs, start nothing"),
         ),
         collects=(

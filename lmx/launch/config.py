@@ -55,6 +55,10 @@ class Local(Processes):
     )
     env: dict[str, Text] = field("variables of the environment of every process", effect="bookkeeping")
 
+    def n_processes(self) -> int:
+        """All on this machine."""
+        return self.processes
+
     def layout(self, plan: Plan) -> gang.Layout:
         """All processes on one host."""
         from lmx.launch.local import layout
@@ -95,6 +99,11 @@ class Ssh(Processes):
     lost_after: Duration = field(
         "after how long without an answer a host counts as lost", unit="s", effect="bookkeeping"
     )
+
+    def n_processes(self) -> int | None:
+        """On all hosts, where they are listed."""
+        known = self.hosts is not None and self.hosts_file is None
+        return len(self.hosts or ()) * self.processes if known else None
 
     def check_request(self) -> None:
         """There are hosts, and a program to reach them."""

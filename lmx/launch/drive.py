@@ -182,8 +182,10 @@ def _decided(launch: Launch, exit_code: int, words: str, say: Say) -> Ended | No
     )
     if decision.action == "done":
         return Ended(DONE, "done")
+    if decision.action == "give up":
+        return Ended(exit_code, f"{words}\n{decision.reason}; {decision.action}")
     say(f"{words}\n{decision.reason}; {decision.action}")
-    return Ended(exit_code, f"{words}\n{decision.reason}") if decision.action == "give up" else None
+    return None
 
 
 def _stopped(checkpoint: int | None, words: str = "") -> Ended:

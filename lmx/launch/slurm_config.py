@@ -57,6 +57,10 @@ class Slurm(Target):
         "SLURM itself is not asked more often than this", unit="s", effect="bookkeeping"
     )
 
+    def n_processes(self) -> int:
+        """On all nodes."""
+        return self.nodes * self.processes
+
     def takes_snapshot(self) -> bool:
         """Whether the code of this checkout is sent."""
         return self.code == "snapshot"

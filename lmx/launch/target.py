@@ -149,6 +149,10 @@ class Target(Component):
         """Contradictions between its keys: (key, message, fix that can be pasted)."""
         return []
 
+    def n_processes(self) -> int | None:
+        """How many processes share a run; None where that is known only when it runs."""
+        return None
+
     def check_request(self) -> None:
         """RequestError where this machine alone can tell that the target cannot be: no host, no such program."""
 

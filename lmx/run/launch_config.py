@@ -8,6 +8,7 @@ from typing import Literal
 
 from lmx.config.component import Config, field
 from lmx.config.types import Count, Duration, Flag, Positive, Text
+from lmx.launch.fits import misfit
 from lmx.launch.target import Target
 from lmx.run.config import TrainConfig
 
@@ -66,7 +67,8 @@ class LaunchConfig(TrainConfig):
         if self.distributed.method != "auto":
             message = "the launcher tells the processes how they find each other"
             found.append(("distributed.method", message, "distributed=auto"))
-        return [*found, *self.target.problems()]
+        wrong = misfit(self.target, self.mesh.axes)
+        return [*found, *([wrong] if wrong else []), *self.target.problems()]
 
 
 def chips_of(config: LaunchConfig) -> int:

@@ -19,6 +19,7 @@ from lmx.config.text import counted
 from lmx.io.files import to_json
 from lmx.io.journal import driver
 from lmx.io.records import read_metrics
+from lmx.launch.fits import misfit
 from lmx.launch.versions import forget
 from lmx.run.config import TrainConfig
 from lmx.sweep import attempt
@@ -88,6 +89,7 @@ def run(composed: Any) -> Path:
     program = [sys.executable, str(Path(attempt.__file__).absolute())]
     plan = make_plan(folder, frozen, command=sys.argv, program=program, settings=settings)
     say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build(folder)), 'pod')}: {folder}")
+    _fitting(plan, config.pool)
     cost = cost_of(plan.jobs, list(config.pool.targets().values()), config.hours_per_job)
     if cost is not None:
         cure = ": hours_per_job=H" if cost.hours is None else ""
@@ -104,6 +106,20 @@ def run(composed: Any) -> Path:
     else:
         drive(folder)
     return folder
+
+
+def _fitting(plan: Plan, pool: Pool) -> None:
+    """RequestError with every mesh of a job that the processes of a pod cannot have."""
+    wrong: dict[str, list[str]] = {}
+    for name, target in pool.targets().items():
+        for job in plan.jobs:
+            found = misfit(target, job.config["mesh"]["axes"])
+            if found is not None:
+                key, message, fix = found
+                wrong.setdefault(f"pod {name}: {key} = {message}; {fix}", []).append(str(job.number))
+    if wrong:
+        lines = [f"{words} (jobs {', '.join(jobs)})" for words, jobs in wrong.items()]
+        raise RequestError("\n    ".join(["no job was started:", *lines]))
 
 
 def _show_jobs(plan: Plan, output: str) -> None:

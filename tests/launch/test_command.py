@@ -89,3 +89,18 @@ def test_a_sweep_that_is_only_shown_says_once_what_all_jobs_have(here, capsys):
     jobs = json.loads(capsys.readouterr().out)
     assert [job["overrides"] for job in jobs] == [[*TINY, "trainer.seed=1"], [*TINY, "trainer.seed=2"]]
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["target.processes=2"], "data 1: 1 device, but the target starts 2 processes"),
+        (["target.devices=2", "mesh.axes.data=4"], "data 4: 4 devices, but the target has 2 devices (1 x 2)"),
+        (["target=ssh", "target.hosts=[a,b]"], "fix: mesh=fsdp"),
+        (["target=slurm", "target.nodes=2", "target.python=p"], "the target starts 2 processes"),
+    ],
+)
+def test_a_mesh_that_the_processes_cannot_have_is_told_before_the_start(here, capsys, words, message):
+    assert run(["launch", *TINY, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(here.iterdir())
