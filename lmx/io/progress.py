@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -61,7 +62,8 @@ class Progress:
     def __init__(self, mode: str, *, start: int, total: int) -> None:
         self._total = total
         self._start = start
-        self._mode = ("bar" if sys.stderr.isatty() else "lines") if mode == "auto" else mode
+        moves = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._mode = ("bar" if moves else "lines") if mode == "auto" else mode
         self._bar: Any = None
         self._task: Any = None
         self._began: tuple[float, int] | None = None

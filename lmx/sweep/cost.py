@@ -33,7 +33,8 @@ class Cost(NamedTuple):
     def words(self) -> str:
         """The same for people."""
         chips = f"{self.most}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
-        base = f"{counted(self.jobs, 'job')} on {chips} chips each, {counted(self.pods, 'pod')} at a time"
+        chips += " chip" if self.most == 1 else " chips"
+        base = f"{counted(self.jobs, 'job')} on {chips} each, {counted(self.pods, 'pod')} at a time"
         if self.hours is None:
             return f"{base}; what they cost is not known, since nothing says how long one takes"
         wall = self.jobs * self.hours / self.pods
