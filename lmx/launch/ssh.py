@@ -185,7 +185,10 @@ def check_hosts(target: Place, plan: Plan, hosts: Sequence[Host]) -> None:
     wrong = [answer["wrong"] for answer in found if "wrong" in answer]
     sound = [(host.name, answer) for host, answer in zip(hosts, found, strict=True) if "wrong" not in answer]
     record = read_json(plan.folder / "plan.json") or {}
-    wrong += differences(target, sound, sends_lmx=bool(record.get("code", {}).get("has_lmx")))
+    sends_lmx = bool(record.get("code", {}).get("has_lmx"))
+    if sends_lmx:  # what is there is not what runs
+        sound = [(name, {**answer, "lmx_files": None}) for name, answer in sound]
+    wrong += differences(target, sound, sends_lmx=sends_lmx)
     wrong += versions.changed(plan.folder, sound, lmx=target.code == "installed")
     if wrong:
         problems = counted(len(wrong), "problem")
@@ -224,7 +227,7 @@ def differences(target: Place, found: list[tuple[str, dict[str, Any]]], *, sends
         ]
         own = _lmx(target, name, answer, sends_lmx)
         files, here = answer["lmx_files"], first["lmx_files"]
-        if not own and not sends_lmx and files != here and packages["lmx"] == wanted["lmx"]:
+        if not own and files != here and packages["lmx"] == wanted["lmx"]:
             own = [f"{name}: its lmx has other files than that of {first_name}; install the same on all"]
         wrong += own
         if answer["unwritable"] is not None:

@@ -24,12 +24,15 @@ PACKAGES = (
 )
 """What a host has to have, in the same versions as all others."""
 
+FILES = "files of lmx"
+"""The hash of the lmx that a host has itself; a snapshot that is sent has none here."""
+
 _FILE = "versions.json"
 
 
 def versions_of(answer: Mapping[str, Any]) -> dict[str, str]:
     """Name -> version, of a host's answer to `probe`."""
-    found = {"Python": answer["python"], **answer["packages"]}
+    found = {"Python": answer["python"], **answer["packages"], FILES: answer["lmx_files"]}
     return {name: version for name, version in found.items() if version is not None}
 
 
@@ -56,7 +59,7 @@ def changed(folder: Path, found: Sequence[tuple[str, Mapping[str, Any]]], *, lmx
     lines = []
     for name, answer in found:
         words = differing(before.get(name, {}), versions_of(answer))
-        words = [word for word in words if lmx or word[0] != "lmx"]
+        words = [word for word in words if lmx or word[0] not in ("lmx", FILES)]
         if words:
             lines.append(
                 f"{name}: {', '.join(f'{what} {now}, but {then} when the run began' for what, then, now in words)}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -137,7 +138,7 @@ def _show_jobs(plan: Plan, output: str) -> None:
 
 def _enlist(folder: Path, plan: Plan, pool: Pool, grace: float) -> None:
     """Makes sure of every pod; where one cannot run jobs, nothing of the sweep stays behind."""
-    there = folder.exists()
+    there, beside = folder.exists(), folder.parent.exists()
     if (folder / "sweep.json").exists() and not plan.jobs:
         return
     try:
@@ -146,6 +147,9 @@ def _enlist(folder: Path, plan: Plan, pool: Pool, grace: float) -> None:
     except Exception:
         if not there:
             shutil.rmtree(folder, ignore_errors=True)
+        if not beside:
+            with contextlib.suppress(OSError):  # another sweep is there by now
+                folder.parent.rmdir()
         raise
 
 

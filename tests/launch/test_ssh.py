@@ -271,6 +271,9 @@ def test_a_host_that_has_changed_since_the_run_began_is_named_with_both_versions
     (line,) = versions.changed(tmp_path, after, lmx=False)
     assert line.startswith("b: jax 0.10.3, but 0.10.2 when the run began; install what was there")
     assert "lmx 2, but 0.1.0 when" in versions.changed(tmp_path, after, lmx=True)[0]
+    edited = [("a", answer()), ("b", answer(lmx_files="2"))]
+    assert "b: files of lmx 2, but 1 when" in versions.changed(tmp_path, edited, lmx=True)[0]
+    assert versions.changed(tmp_path, edited, lmx=False) == []
     versions.keep(tmp_path, after)  # what it began with stays
     assert versions.changed(tmp_path, after, lmx=False) == [line]
     versions.forget(tmp_path)
