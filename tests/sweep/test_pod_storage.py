@@ -105,9 +105,17 @@ def test_asha_ends_the_worse_job_on_its_host(hosts, tmp_path, monkeypatch):  # n
 
 
 def test_pods_with_other_packages_are_named_with_both_versions(tmp_path):
-    for name, jax in (("a", "0.10.2"), ("b", "0.10.2"), ("c", "0.9.0")):
+    for name, jax, files in (
+        ("a", "0.10.2", "1"),
+        ("b", "0.10.2", None),
+        ("c", "0.9.0", "1"),
+        ("d", "0.10.2", "2"),
+    ):
         (tmp_path / name).mkdir()
-        keep(tmp_path / name, [(f"{name}1", {"python": "3.12.1", "packages": {"jax": jax, "lmx": name}})])
-    assert unlike([(name, tmp_path / name) for name in "ab"]) == []
+        packages = {"jax": jax, "lmx": name}
+        keep(tmp_path / name, [(f"{name}1", {"python": "3.12.1", "packages": packages, "lmx_files": files})])
+    assert unlike([(name, tmp_path / name) for name in "ab"]) == []  # b is sent a snapshot
     (line,) = unlike([(name, tmp_path / name) for name in "abc"])
     assert line == "pod c: c1 has jax 0.9.0, but 0.10.2 on a1 of pod a; install the same versions"
+    (line,) = unlike([(name, tmp_path / name) for name in "ad"])
+    assert line == "pod d: d1 has files of lmx 2, but 1 on a1 of pod a; install the same versions"
