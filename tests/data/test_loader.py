@@ -166,6 +166,11 @@ def test_fewer_evaluation_batches_spread_over_the_side(corpus):
     assert np.array_equal(picks[-1], dataset.eval[7 * n // 8].tokens)
 
 
+def test_as_many_rows_as_asked_and_no_more(corpus):
+    few = list(eval_batches(build(corpus), batch_size=4, max_rows=5))
+    assert [(batch.weights.sum(1) > 0).sum() for batch in few] == [4, 1]
+
+
 def test_rows_with_and_without_segments_are_not_mixed():
     plain = Batch(np.zeros(2), np.zeros(2), np.ones(2))
     with pytest.raises(ValueError, match="cannot share a batch"):

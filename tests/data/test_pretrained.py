@@ -41,6 +41,27 @@ def test_encodings(name):
 
 
 @needs_fixtures
+def test_added_tokens_beyond_the_vocabulary(tmp_path, caplog):
+    """As Gemma 3's image token in its models of text alone: refused in a text, and nowhere else."""
+    shutil.copytree(FIXTURES / NAMES[0], tmp_path / "it")
+    size = opened(NAMES[0])[0].vocab_size
+    told = json.loads((tmp_path / "it" / "tokenizer.json").read_text())
+    token = dict(told["added_tokens"][-1], content="<image_soft_token>", id=size)
+    told["added_tokens"].append(token)
+    (tmp_path / "it" / "tokenizer.json").write_text(json.dumps(told))
+    (tmp_path / "it" / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, size + 7]}))
+    tokenizer = open_tokenizer(str(tmp_path / "it"), vocab_size=size)
+    assert tokenizer.encode("Hello").size
+    assert tokenizer.token_bytes.shape == (size,)
+    with pytest.raises(ValueError, match=f"<image_soft_token> has the id {size}, which the model has no"):
+        tokenizer.encode("Hello <image_soft_token>")
+    assert tokenizer.eos_ids == (1,)
+    assert f"eos_token_id {size + 7} is beyond the vocabulary of {size}" in caplog.text
+    with pytest.raises(ValueError, match="too small"):
+        open_tokenizer(str(tmp_path / "it"), vocab_size=100)
+
+
+@needs_fixtures
 @pytest.mark.parametrize("name", NAMES)
 def test_special_tokens(name):
     tokenizer, expected = opened(name)

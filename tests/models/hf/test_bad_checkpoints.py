@@ -114,7 +114,10 @@ def test_weights_are_missing(folder):
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "twist": 1}}, "twist not known for linear"),
         ({"clip_qkv": 8.0}, r"clip_qkv=8\.0: not known in llama"),
         ({"hidden_size": ...}, "lacks hidden_size"),
-        ({"hidden_size": "wide"}, "wrong kind|makes no model"),
+        ({"hidden_size": "wide"}, r'hidden_size="wide", where a whole number above 0 belongs'),
+        ({"num_attention_heads": 0}, "num_attention_heads=0, where a whole number above 0 belongs"),
+        ({"num_hidden_layers": 2.0}, r"num_hidden_layers=2\.0, where"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "lacks factor"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"num_hidden_layers": 3}, r"tensors missing: model\.layers\.2"),
         ({"num_hidden_layers": 1}, r"tensors not known: model\.layers\.1"),
@@ -126,6 +129,13 @@ def test_config_that_does_not_fit(folder, keys, match):
     change(folder, **keys)
     with pytest.raises(RequestError, match=match):
         load_checkpoint(folder)
+
+
+def test_keys_that_ask_for_nothing_are_passed_over_and_said(folder, capsys):
+    change(folder, rope_interleaved=False, clip_qkv=None, experts={}, transformers_js_config=0.0)
+    load_checkpoint(folder)
+    told = capsys.readouterr().err
+    assert "not known in llama, and off: clip_qkv=null, experts={}, rope_interleaved=false" in told
 
 
 def test_tied_head_that_differs(folder):

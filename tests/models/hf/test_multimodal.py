@@ -72,7 +72,7 @@ def test_what_is_neither_text_nor_vision_is_refused(tmp_path):
     with pytest.raises(RequestError, match=r"tensors not known: audio_tower\.weight"):
         load(tmp_path / "whole")
     with pytest.raises(RequestError, match=r"audio_config.* not known in gemma3"):
-        parse_config(raw | {"audio_config": {}}, "file")
+        parse_config(raw | {"audio_config": {"hidden_size": 8}}, "file")
     with pytest.raises(RequestError, match=r"model_type.*\"qwen2\" is not supported in gemma3"):
         parse_config(raw | {"text_config": {"model_type": "qwen2"}}, "file")
 
