@@ -75,7 +75,7 @@ def recognise(ranks: Mapping[bytes, int], file: Path) -> Published:
     if known is None:
         raise ValueError(
             f"{file}: has {len(ranks):,} ranks that are neither GPT-2's nor Llama 3's, and does not say how text is "
-            "cut into words for them; say it with tokenizer=tiktoken, its pattern and specials, and "
-            f"tokenizer.path={file}, or put the tokenizer.json of the model into {file.parent}"
+            f"cut into words for them; put the tokenizer.json of the model into {file.parent} (training can be told: "
+            f"tokenizer=tiktoken tokenizer.path={file}, its pattern and specials)"
         )
     return known

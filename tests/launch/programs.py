@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import stat
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from lmx.config.errors import RequestError
 from lmx.launch import Local
+from lmx.launch.agent import process as agent
 from lmx.launch.gang import Layout
 from lmx.launch.host import Host
 from lmx.launch.plan import Policy, freeze, load
@@ -16,6 +18,12 @@ from lmx.launch.target import Attempt, Plan
 
 POLICY = Policy(max_failures=2, max_preemptions=None, grace=5.0, poll_every=0.1, restart_after=0.1)
 CHECKPOINT = 'mkdir -p "$RUN/checkpoints/$n" && echo "{}" > "$RUN/checkpoints/$n/lmx.json"'
+
+
+def kill(path: Path) -> None:
+    """SIGKILL to the process group of a pid file, if it is still that process: its number may be another's by now."""
+    if agent.alive(identity := agent.read(str(path))):
+        agent.signal_group(identity["pid"], signal.SIGKILL)
 
 
 def stub(folder: Path, program: str) -> str:

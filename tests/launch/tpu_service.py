@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.launch.programs import until
+from tests.launch.programs import kill, until
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 GOING = ("ACCEPTED", "PROVISIONING", "ACTIVE")
@@ -130,8 +130,7 @@ class Service:
             server.wait()
         if not self.nodes:
             for path in self.disk.glob("launches/*/*/*/*.pid"):
-                with contextlib.suppress(OSError, ValueError):
-                    os.killpg(json.loads(path.read_text())["pid"], signal.SIGKILL)
+                kill(path)
             shutil.rmtree(self.disk, ignore_errors=True)
 
     # ---- queued resources

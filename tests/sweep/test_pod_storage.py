@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from lmx.sweep.command import losing_of
 from lmx.sweep.config import Pool
 from lmx.sweep.enlist import unlike
 from lmx.sweep.events import read_events
+from tests.launch.programs import kill
 from tests.launch.test_ssh import hosts, needs_sshd  # noqa: F401
 from tests.sweep.gangs import make_driver, pool_of, ssh_pods
 from tests.sweep.support import SMALL, losses, make_sweep, starts, twin_of
@@ -30,7 +28,7 @@ def lose(hosts, disk: Path, job: int) -> None:  # noqa: F811
     address, _, port = hosts[0][0].rpartition(":")
     subprocess.run(["ssh", "-o", options, "-O", "exit", "-p", port, address], capture_output=True)
     for path in (disk / "launches").glob(f"*-{job}/1/host-0/task-*.pid"):
-        os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
+        kill(path)
 
 
 @needs_sshd

@@ -16,7 +16,7 @@ from lmx.sweep.config import Pool
 from lmx.sweep.events import read_events, states
 from lmx.sweep.plan import attempt_dir
 from lmx.sweep.pods import members
-from tests.launch.programs import until
+from tests.launch.programs import kill, until
 from tests.launch.test_ssh import hosts, needs_sshd  # noqa: F401
 from tests.support import read_option
 from tests.sweep.gangs import local, make_driver, pool_of, ssh_pods
@@ -171,7 +171,7 @@ def test_a_pod_lost_for_good_and_its_job_ends_elsewhere(hosts, tmp_path, monkeyp
             address, _, port = hosts[0][0].rpartition(":")
             subprocess.run(["ssh", "-o", options, "-O", "exit", "-p", port, address], capture_output=True)
             for path in (tmp_path / "work/launches").glob(f"*-{ready[0]}/1/host-0/*.pid"):
-                os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
+                kill(path)
         return []
 
     driver.hooks = driver.hooks._replace(losing=losing)

@@ -34,10 +34,10 @@ def boot():
 
 
 def alive(identity):
-    """Whether the process of a pid file is still that process."""
-    return (
-        identity is not None and identity["boot"] == boot() and started(identity["pid"]) == identity["began"]
-    )
+    """Whether the process of a pid file is still that process; one that had ended before it was looked at is not."""
+    if identity is None or identity["began"] is None or identity["boot"] != boot():
+        return False
+    return started(identity["pid"]) == identity["began"]
 
 
 def read(path):
