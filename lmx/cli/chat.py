@@ -23,7 +23,10 @@ COMMANDS = (
         function=run,
         positional="from",
         literal=("system",),
-        keys=("from", "system", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop", "seed"),
+        keys=(
+            *("from", "system", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop", "seed"),
+            *("tools", "chat_template_kwargs"),
+        ),
         examples=(
             ("lmx chat from=DIR", "talk to a model of a HuggingFace directory, by its chat template"),
             ("lmx chat from=DIR system='You answer in one sentence.'", "with a system message"),

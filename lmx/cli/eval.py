@@ -23,8 +23,9 @@ COMMANDS = (
         function=run,
         positional="from",
         keys=(
-            *("from", "which", "data.path", "split", "sequence_length", "stride", "batch_size", "sequences"),
-            *("tasks", "include_path", "limit", "output"),
+            *("from", "which", "weights", "dtype"),
+            *("data.path", "split", "sequence_length", "stride", "batch_size", "sequences"),
+            *("tasks", "include_path", "limit", "fewshot", "max_new_tokens", "output"),
         ),
         examples=(
             ("lmx eval from=runs/RUN", "on the evaluation split of the run's own data"),

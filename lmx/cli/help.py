@@ -117,11 +117,11 @@ def _groups(
         rows.append((group, "" if files else "(no options yet)"))
         ordered = sorted(files, key=lambda name: (name != default, name))
         if brief and len(ordered) > MANY:
-            names = ", ".join(ordered[1:])
-            rows.append((f"  * {ordered[0]}", description_of_file(files[ordered[0]])))
-            rows.append(
-                (f"    {len(ordered) - 1} more", f"{names} (described by: lmx {brief} --help {group})")
-            )
+            if default in files:
+                first = ordered.pop(0)
+                rows.append((f"  * {first}", description_of_file(files[first])))
+            told = f"{', '.join(ordered)} (described by: lmx {brief} --help {group})"
+            rows.append((f"    {len(ordered)} {'more' if default in files else 'options'}", told))
             continue
         for name in ordered:
             rows.append((f"  {'*' if name == default else ' '} {name}", description_of_file(files[name])))
