@@ -72,10 +72,22 @@ UNROLLED = (
 )
 
 
-def test_traffic_is_that_of_an_unrolled_program():
+TABLES = "model.vocab_size=8192"  # most parameters are there
+
+
+@pytest.mark.parametrize(
+    "meshes",
+    [
+        pytest.param(["mesh=fsdp", "mesh=dp", "mesh=fsdp_tp", f"mesh=fsdp {TABLES}"], id="few"),
+        pytest.param(
+            ["mesh=fsdp model.remat=full", "mesh=hsdp", "mesh=hsdp model.remat=full", f"mesh=hsdp {TABLES}"],
+            id="more",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_traffic_is_that_of_an_unrolled_program(meshes):
     """Within a tenth of what is counted in the text of compiled programs, axis by axis."""
-    meshes = ["mesh=fsdp", "mesh=fsdp model.remat=full", "mesh=dp", "mesh=fsdp_tp"]
-    meshes += [f"{mesh} model.vocab_size=8192" for mesh in ("mesh=fsdp", "mesh=hsdp")]  # mostly tables
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, UNROLLED, *meshes],
         capture_output=True,
