@@ -100,6 +100,8 @@ class GenerateConfig(Sampling):
                     "prompt='def '",
                 )
             ]
+        if self.logprobs is not None and self.output == "text":
+            return [("logprobs", "log-probabilities are shown with output=json alone", "output=json")]
         templated = [k for k in ("tools", "chat_template_kwargs") if getattr(self, k) is not None]
         if self.prompt_as == "text" and templated:
             return [

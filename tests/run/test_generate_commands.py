@@ -75,7 +75,8 @@ REFUSED = [
     (("generate", "prompt="), "empty"),
     (("generate", "prompt_tokens=[1,300]"), "id 300 is outside the model's vocabulary of 256"),
     (("generate", "prompt=x", "stop_tokens=[999]"), "stop_tokens: id 999"),
-    (("generate", "prompt=x", "logprobs=30"), "at most 20"),
+    (("generate", "prompt=x", "logprobs=30", "output=json"), "at most 20"),
+    (("generate", "prompt=x", "logprobs=2"), "shown with output=json alone"),
     (("eval", "stride=100", "sequence_length=64"), "stride=64 is the most"),
 ]
 
