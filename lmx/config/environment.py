@@ -2,10 +2,10 @@
 
 A step on CPU makes and frees the same large buffers over and over. By default the C library returns each to the
 system and gets it back page by page, zeroed: about a fifth of a training step's time. The settings below keep memory
-once it was used, in huge pages, in two arenas: with more, each thread keeps memory of its own; with one, the threads
-of the compiler wait for each other, and the first step comes two seconds later. They are read when a process starts,
-so the command starts itself once more (the same process id, standard streams and arguments; exit codes and signals
-are not in between).
+once it was used, in huge pages, in one arena: the heaps of any further arena are given back when they are empty,
+whatever the threshold, so that a process in which a thread of XLA gets such an arena is slow for all its life, and
+another is not. They are read when a process starts, so the command starts itself once more (the same process id,
+standard streams and arguments; exit codes and signals are not in between).
 
 Nothing happens beside an accelerator, outside Linux with the GNU C library, or where LMX_ENVIRONMENT is set;
 what the user has set is never changed.
@@ -24,7 +24,7 @@ MARK = "LMX_ENVIRONMENT"
 """Set when this was done; set by a user (to anything), it is not done."""
 
 ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",

@@ -45,7 +45,7 @@ def test_nothing_otherwise(arguments, environment, accelerator):
 def test_what_the_user_set_stays():
     wanted = settings(["train"], {"GLIBC_TUNABLES": "mine"}, accelerator=False)
     assert "GLIBC_TUNABLES" not in wanted
-    assert wanted["MALLOC_ARENA_MAX"] == "2"
+    assert wanted["MALLOC_ARENA_MAX"] == "1"
 
 
 def test_second_start_keeps_process_arguments_input_and_exit_code(tmp_path):
