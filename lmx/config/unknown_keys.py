@@ -17,6 +17,9 @@ from lmx.config.resolve import HOLE
 from lmx.config.schema import alternatives, keys_beside, pick, spot_of
 from lmx.config.sources import peek_yaml
 
+RUN_FOLDER = ("run_dir", "output_dir", "out_dir", "save_dir", "log_dir", "logdir", "workdir")
+"""What other programs call the folder of a run."""
+
 
 def unknown_key(context: Context, problem: Problem) -> Problem:
     """Names the nearest key, and the line to write instead."""
@@ -26,6 +29,10 @@ def unknown_key(context: Context, problem: Problem) -> Problem:
     misplaced = _misplaced(context, problem)
     if misplaced:
         return replace(problem, message=misplaced, value=UNSET)
+    if problem.key in RUN_FOLDER and "trainer" in keys_beside(context.found.schema, "", context.plain):
+        message = "unknown key; the folder of a run is hydra.run.dir, on the command line"
+        fix = write_override("hydra.run.dir", problem.value) if from_command_line(problem) else None
+        return replace(problem, message=message, fix=fix)
     near = nearest_known(context, problem.key)
     owners = _owners(context, problem.key)
     if owners and not from_command_line(problem):

@@ -2,14 +2,15 @@
 
 Collectives are found by what they do, not by their names alone. A TPU compiler turns a gather into an all-reduce of
 arrays that are zero but for one's own part, a reduce-scatter into an all-reduce of which a part is kept, and either
-into permutations around a ring, in a loop.
+into permutations around a ring, in a loop. Between slices it has no collectives: each is a `send` and a `recv` of the
+host's (megascale), which say what they stand for.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,16 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
+
+
+BETWEEN_SLICES = {
+    "ALL_GATHER": "all-gather",
+    "ALL_REDUCE": "all-reduce",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
+"""`_xla_megascale_transfer_type` -> the collective."""
 
 
 class Collective(NamedTuple):
@@ -52,10 +63,13 @@ class _Found(NamedTuple):
     op_name: str
 
 
-def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
+def collectives(
+    module: Module, mesh_shape: dict[str, int], between: Mapping[str, int] | None = None
+) -> list[Collective]:
     """The collectives of a program over a mesh, the most bytes first.
 
-    Device i of the program is device i of the mesh in row-major order of its axes.
+    Device i of the program is device i of the mesh in row-major order of its axes. `between`: axes that lead from slice
+    to slice, with the number of slices along each.
     """
     found: dict[tuple[str, str], _Found] = {}
     for name, computation in module.computations.items():
@@ -66,7 +80,10 @@ def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
             kind = _kind(instruction)
             if kind is None:
                 continue
-            one = _measure(kind, module, computation, instruction, mesh_shape, times)
+            if instruction.opcode == "send":
+                one = _measure_between(kind, module, computation, instruction, between or {}, times)
+            else:
+                one = _measure(kind, module, computation, instruction, mesh_shape, times)
             channel = instruction.attribute("channel_id") or f"{name}/{instruction.name}"
             key = (channel, instruction.opcode)
             found[key] = _once(found.get(key), one, chained="chain_id" in instruction.attributes)
@@ -102,6 +119,9 @@ def _once(known: _Found | None, one: _Found, *, chained: bool) -> _Found:
 
 def _kind(instruction: Instruction) -> str | None:
     name = instruction.opcode
+    if name == "send":
+        match = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+        return BETWEEN_SLICES[match[1]] if match else None
     if name in ("async-start", "async-update", "async-done") or name.endswith("-done"):
         return None
     return name.removesuffix("-start") if name.removesuffix("-start") in KINDS else None
@@ -139,6 +159,27 @@ def _measure(
     elif kind == "reduce-scatter":
         whole *= n
     return _Found(kind, axes, times, part * whole, op_name)
+
+
+def _measure_between(
+    kind: str,
+    module: Module,
+    inside: Computation,
+    instruction: Instruction,
+    between: Mapping[str, int],
+    times: float,
+) -> _Found:
+    """Of a `send`: its target is `{1,2}x{0:15}`, the slices that take part and the devices in each, or pairs."""
+    sent = instruction.arrays[0].bytes
+    op_name = instruction.op_name or _caller_op_name(module, inside)
+    target = re.search(r'_xla_megascale_target="\{([\d,]+)\}x', instruction.attributes)
+    n = len(target[1].split(",")) if target else math.prod(between.values())
+    alone = [name for name, slices in between.items() if slices == n]
+    axes = "+".join(alone[:1] or between) or "?"
+    factor = {"all-reduce": 2 * (n - 1) / n, "all-gather": n - 1, "collective-permute": 1}.get(
+        kind, (n - 1) / n
+    )
+    return _Found(kind, axes, times, factor * sent, op_name)
 
 
 def _results(instruction: Instruction) -> list[Shape]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lmx.review.buffers import Buffer, arguments, peak_of
@@ -78,8 +78,10 @@ def memory_of(compiled: Any, platform: str) -> Memory:
     )
 
 
-def read_program(text: str, mesh_shape: dict[str, int], *, largest: int = LARGEST) -> Found:
-    """The largest buffers by name, and the collectives, of `compiled.as_text()`."""
+def read_program(
+    text: str, mesh_shape: dict[str, int], *, between: Mapping[str, int] | None = None, largest: int = LARGEST
+) -> Found:
+    """The largest buffers by name, and the collectives (as `collectives` takes them), of `compiled.as_text()`."""
     module = parse(text)
     peak = peak_of(module, module.entry)
     namer = Namer(module, shapes_of_parameters(module))
@@ -88,7 +90,7 @@ def read_program(text: str, mesh_shape: dict[str, int], *, largest: int = LARGES
         *_gathered(namer, arguments(module), "argument", largest),
     ]
     tensors.sort(key=lambda t: -t.bytes)
-    return Found(tensors[:largest], collectives(module, mesh_shape), peak.bytes)
+    return Found(tensors[:largest], collectives(module, mesh_shape, between), peak.bytes)
 
 
 def _gathered(namer: Namer, buffers: Sequence[Buffer], kind: str, largest: int) -> list[Tensor]:

@@ -216,6 +216,7 @@ def _compile(
     # The text of a program for TPU7x brings the process down.
     inside = look_inside and "TPU7x" not in str(device.device_kind)
     sizes = dict(parts.mesh.shape)
+    between = {name: link.between for name, link in links(parts.mesh).items() if link.between > 1}
     with dump(wanted=inside and device.platform == "tpu") as written:
         began = time.perf_counter()
         try:
@@ -224,10 +225,10 @@ def _compile(
             if not does_not_fit(error):
                 raise
             taken, text = time.perf_counter() - began, written.program()
-            found = None if text is None else read_program(text, sizes)
+            found = None if text is None else read_program(text, sizes, between=between)
             return _Compiled(written.memory(), needed_bytes(str(error)) or 0, found, taken)
         taken = time.perf_counter() - began
-    found = read_program(compiled.as_text() or "", sizes) if inside else None
+    found = read_program(compiled.as_text() or "", sizes, between=between) if inside else None
     return _Compiled(memory_of(compiled, device.platform), None, found, taken)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections import Counter
@@ -16,6 +17,8 @@ from lmx.run.engine import encode_prompt, make_engine
 from lmx.run.infer_config import EvalConfig
 from lmx.run.load import Loaded, load
 from lmx.run.sampling import OFF
+
+log = logging.getLogger(__name__)
 
 UNLIMITED = 2048
 """Context where the model itself knows no limit."""
@@ -97,7 +100,8 @@ class Judged:
     ) -> list[tuple[float, bool]]:
         """For each (context, continuation) its log-probability, and whether greedy decoding would give it.
 
-        RequestError, with the request's name of `names`, for a continuation that is longer than the context.
+        RequestError, with the request's name of `names`, for a continuation that is longer than the context. Of longer
+        pairs the beginning is left out, with a warning.
         """
         encoded = [self.pair(*p) for p in pairs]
         for number, (_, continuation) in enumerate(encoded):
@@ -107,6 +111,7 @@ class Judged:
                     f"tasks: {name}: its continuation of {len(continuation)} tokens does not fit the context of "
                     f"{self.max_length}\n    fix: a longer sequence_length where the model allows it, or another task"
                 )
+        self._warn_of_cuts([len(c) + len(continuation) > self.max_length for c, continuation in encoded])
         return [(s.logprob, s.greedy) for s in self.scorer.score(encoded)]
 
     def rolling(self, texts: list[str]) -> list[float]:
@@ -125,23 +130,34 @@ class Judged:
         return total
 
     def generate(self, asked: list[tuple[str, dict[str, Any]]]) -> list[str]:
-        """A continuation for each (context, knobs); a long context loses its beginning.
+        """A continuation for each (context, knobs); a long context loses its beginning, with a warning.
 
         Equal requests are drawn anew. RequestError for a knob that cannot take effect.
         """
         met: Counter[tuple[int, ...]] = Counter()
-        made = []
+        made, cut = [], []
         for context, knobs in asked:
             settled = answer_knobs(knobs, self.config.max_new_tokens)
             new = min(settled.pop("max_new_tokens"), self.max_length - 1)
-            ids = tuple((self.encode(context) or self.start)[-(self.max_length - new) :])
+            whole = self.encode(context) or self.start
+            ids = tuple(whole[-(self.max_length - new) :])
+            cut.append(len(ids) < len(whole))
             eos = getattr(self.tokenizer, "eos_ids", None) or [self.tokenizer.eos_id]
             stops = [int(i) for i in eos if i is not None]
             made.append(
                 Request(tokens=ids, max_new_tokens=new, sample=met[ids], stop_tokens=stops, **settled)
             )
             met[ids] += 1
+        self._warn_of_cuts(cut)
         return [result.text for result in self.engine.run(made)]
+
+    def _warn_of_cuts(self, cut: Sequence[bool]) -> None:
+        if any(cut):
+            log.warning(
+                f"tasks: {sum(cut)} of {len(cut)} prompts do not fit the context of {self.max_length} beside their "
+                "answers and lost their beginning: fewer examples (fewshot), or a longer sequence_length where the "
+                "model allows it"
+            )
 
 
 def unknown_task(name: str, folder: str | None) -> str:

@@ -61,5 +61,5 @@ def test_second_start_keeps_process_arguments_input_and_exit_code(tmp_path):
         timeout=60,
     )
     first, second = done.stdout.splitlines()
-    assert second == f"{first} 2 set ['train', 'a b', \"x='1,2'\"] typed"
+    assert second == f"{first} 1 set ['train', 'a b', \"x='1,2'\"] typed"
     assert done.returncode == 7

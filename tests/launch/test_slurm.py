@@ -313,7 +313,7 @@ def test_no_slurm_here(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(shutil.which("sbatch") is None, reason="needs SLURM's client (apt install slurm-client)")
 def test_no_cluster_is_known_here(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_CONF", "")
+    monkeypatch.delenv("SLURM_CONF", raising=False)
     if Path("/etc/slurm/slurm.conf").exists():
         pytest.skip("a cluster is configured here")
     target, plan = plain(tmp_path)

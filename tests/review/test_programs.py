@@ -70,6 +70,46 @@ def test_exchanges_and_sums_over_several_axes(programs):
     assert found["all-reduce", "data+fsdp"].bytes == 2 * part * 7 // 8
 
 
+SLICES = """HloModule step, is_scheduled=true, num_partitions=64
+
+ENTRY %main (x: f32[8,128]) -> f32[8,128] {
+  %x = f32[8,128]{1,0} parameter(0)
+  %token = token[] after-all()
+SENDS
+  ROOT %copy = f32[8,128]{1,0} copy(%x)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("transfer", "target", "kind", "axes", "sent"),
+    [
+        ("ALL_REDUCE", '"{1,2,3,4}x{0:7}"', "all-reduce", "data+stage", 2 * 3 / 4),
+        ("ALL_REDUCE", '"{1,3}x{0:7}"', "all-reduce", "data", 2 * 1 / 2),
+        ("ALL_GATHER", '"{1,2,3,4}x{0:7}"', "all-gather", "data+stage", 3),
+        ("REDUCE_SCATTER", '"{1,2}x{0:7}"', "reduce-scatter", "data", 1 / 2),
+        ("ALL_TO_ALL", '"{1,2,3,4}x{0:7}"', "all-to-all", "data+stage", 3 / 4),
+        ("ONE_TO_ONE", "{{100000->200000},{200000->300000}}", "collective-permute", "data+stage", 1),
+    ],
+)
+def test_between_slices_a_send_is_what_it_stands_for(transfer, target, kind, axes, sent):
+    line = (
+        "  %send = (f32[8,128]{1,0}, u32[], token[]) send(%x, %token), channel_id=5, is_host_transfer=true, "
+        'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        f'_xla_megascale_target={target},_xla_megascale_transfer_type="{transfer}"}}\n'
+        "  %done = token[] send-done(%send), channel_id=5, is_host_transfer=true"
+    )
+    module = parse(SLICES.replace("SENDS", line))
+    (found,) = collectives(module, {"data": 2, "stage": 2, "fsdp": 16}, {"data": 2, "stage": 2})
+    assert (found.kind, found.axes, found.count) == (kind, axes, 1)
+    assert found.bytes == sent * 8 * 128 * 4
+
+
+def test_a_send_to_the_host_is_no_collective():
+    line = "  %send = (f32[8,128]{1,0}, u32[], token[]) send(%x, %token), channel_id=5, is_host_transfer=true"
+    assert collectives(parse(SLICES.replace("SENDS", line)), MESH) == []
+
+
 def test_memory_is_that_of_the_compiler(programs):
     for name in ("step", "exchange"):
         told = programs[name]

@@ -14,6 +14,7 @@ from lmx.config.compose import load as compose
 from lmx.config.errors import RequestError
 from lmx.data.tokenizers import ByteTokenizer
 from lmx.infer.engine import Engine
+from lmx.infer.score import Scorer
 from lmx.run.harness import Judged, answer_knobs, unknown_task
 from lmx.run.infer_config import EvalConfig
 from lmx.run.load import load
@@ -80,6 +81,7 @@ def plain(max_length=24):
     found.tokenizer, found.max_length = tokenizer, max_length
     params = param_tree.init(model.specs, jax.random.key(0), jnp.float32)
     found.engine = Engine(model, params, tokenizer, max_length=max_length, max_batch=4)
+    found.scorer = Scorer(model, params, max_length=max_length, batch_size=4)
     return found
 
 
@@ -108,5 +110,18 @@ def test_what_does_not_fit_is_named():
         RequestError, match=r"mine, document 3: its continuation of 30 tokens .* context of 24"
     ):
         plain().loglikelihood([("a", "b" * 30)], ["mine, document 3"])
+
+
+def test_prompts_that_lose_their_beginning_are_counted(caplog):
+    judged = plain()
+    judged.loglikelihood([("a" * 30, "b"), ("a", "b")])
+    judged.generate([("a", {}), ("a" * 17, {}), ("a" * 40, {})])
+    assert [said.split(" beside")[0] for said in caplog.messages] == [
+        "tasks: 1 of 2 prompts do not fit the context of 24",
+        "tasks: 2 of 3 prompts do not fit the context of 24",
+    ]
+
+
+def test_a_task_that_is_not_there_is_named():
     assert unknown_task("nope", None) == "tasks: the harness has no task 'nope'"
     assert "nor include_path=tasks has a task 'nope'" in unknown_task("nope", "tasks")

@@ -44,6 +44,9 @@ FAMILIES = [
 ]
 """Fixtures whose family is read; others are added here when theirs is."""
 
+CACHES = ["deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama4_text", "phi3_longrope"]
+"""One of each kind of cache; greedy continuations go through the cache of every family."""
+
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="the parity fixtures are not here")
 
 
@@ -111,7 +114,9 @@ def test_gradients(name):
         assert found == pytest.approx(wanted, rel=1e-3, abs=1e-5 * norm), tensor
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [name if name in CACHES else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def test_prefill_and_decode_equal_the_full_forward(name):
     ref, meta = reference(name)
     loaded = model(name)
