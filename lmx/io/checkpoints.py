@@ -245,6 +245,10 @@ class Checkpoints(Stored):
             return here
 
     @override
+    def _elsewhere(self) -> list[str]:
+        """Nowhere: the remote tier, if there is one, was asked."""
+        return []
+
     def _bring(self, step: int, problem: str) -> bool:
         if self._remote is None:
             return False

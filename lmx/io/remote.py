@@ -30,6 +30,11 @@ def is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
+def in_remote(run: Path) -> bool:
+    """Whether a run directory says that checkpoints of it were sent to a remote tier."""
+    return (run / RECORD).is_file()
+
+
 def check(url: str) -> None:
     """RequestError where what reaches this storage is not installed; nothing is reached."""
     import fsspec

@@ -18,7 +18,7 @@ from lmx.io import arrays
 from lmx.io.config import Checkpoint
 from lmx.io.leaves import describe, misfits, named_leaves, nest, pick
 from lmx.io.manifest import Manifest, damages, read_manifest
-from lmx.io.remote import is_step
+from lmx.io.remote import in_remote, is_step
 from lmx.io.retention import ranked
 from lmx.types import Tree
 
@@ -192,11 +192,18 @@ class Stored:
                 self._warn(bad[-1])
         if asked is not None:
             raise RequestError(bad[0])
-        raise RequestError("\n  ".join([f"{self.directory} has no whole checkpoint", *bad]))
+        raise RequestError(
+            "\n  ".join([f"{self.directory} has no whole checkpoint", *bad, *self._elsewhere()])
+        )
 
     def _choices(self) -> set[int]:
         """Steps that may have a checkpoint."""
         return set(self.manifests())
+
+    def _elsewhere(self) -> list[str]:
+        """Where else a checkpoint may be."""
+        run = self.directory.parent
+        return [f"the remote tier may have one: `lmx train resume={run}` brings it"] if in_remote(run) else []
 
     def _bring(self, step: int, problem: str) -> bool:
         """Whether a checkpoint that cannot be used was replaced from elsewhere."""

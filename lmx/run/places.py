@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx.config.component import Fault
+from lmx.io.remote import in_remote
 
 
 def source_faults(node: Mapping[str, Any], key: str = "from") -> list[Fault]:
@@ -21,7 +22,11 @@ def source_faults(node: Mapping[str, Any], key: str = "from") -> list[Fault]:
     run = path.parent.parent if path.name.isdecimal() and path.parent.name == "checkpoints" else path
     if (run / "config.yaml").is_file():
         if not (run / "checkpoints").is_dir():
-            return [Fault(key, "the run has no checkpoints; checkpoint=default keeps them")]
+            lost = (
+                f"its checkpoints are gone; `lmx train resume={run}` brings the newest from the remote tier"
+            )
+            none = "the run has no checkpoints; checkpoint=default keeps them"
+            return [Fault(key, lost if in_remote(run) else none)]
         if run != path and not path.is_dir():
             steps = sorted(int(p.name) for p in path.parent.iterdir() if p.name.isdecimal())
             told = f"it has {', '.join(map(str, steps))}" if steps else "it has none"

@@ -13,6 +13,7 @@ from lmx.config.errors import RequestError
 from lmx.io.checkpoints import Checkpoints
 from lmx.io.manifest import Manifest, read_manifest, write_manifest
 from lmx.io.remote import ASIDE, RECORD, Remote, place_of
+from lmx.io.stored import Stored
 from tests.io.states import abstract, assert_same, config, make_state
 
 TIER = {
@@ -173,6 +174,15 @@ def test_half_a_copy_is_none(tmp_path: Path) -> None:
     shutil.rmtree(run.folder / "checkpoints")
     assert list(Remote(str(run.there)).manifests()) == [10]
     assert Run(tmp_path).restore() == 10
+
+
+def test_who_only_reads_is_told_how_to_get_it_from_there(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "remote.json").write_text('{"name": "a-0"}')
+    with pytest.raises(
+        RequestError, match=f"remote tier may have one: `lmx train resume={tmp_path}` brings it"
+    ):
+        Stored(tmp_path / "checkpoints").restore_params(abstract(make_state(1)))
 
 
 def test_a_manifest_from_there_names_no_file_elsewhere(tmp_path: Path) -> None:

@@ -21,6 +21,10 @@ def folder(tmp_path, monkeypatch):
     for step in (10, 20):
         (tmp_path / "run" / "checkpoints" / str(step)).mkdir(parents=True)
     (tmp_path / "run" / "config.yaml").write_text("{}")
+    for name in ("lost", "never"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("{}")
+    (tmp_path / "lost" / "remote.json").write_text('{"name": "lost-0"}')
     (tmp_path / "full.txt").write_text("a\n\nb\n")
     (tmp_path / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
     return tmp_path
@@ -39,6 +43,12 @@ def problems(command, schema, *overrides):
         ("bare", "is no run directory .* and no HuggingFace directory", None),
         ("weights", "has weights but no config.json", None),
         ("full.txt", "is a file; give its directory", "from=."),
+        ("never", "the run has no checkpoints; checkpoint=default", None),
+        (
+            "lost",
+            "checkpoints are gone; `lmx train resume=lost` brings the newest from the remote tier",
+            None,
+        ),
         ("run/checkpoints/30", "the run has no checkpoint 30; it has 10, 20", "from=run/checkpoints/20"),
     ],
 )
