@@ -16,6 +16,8 @@ from lmx.config.overrides import parse_overrides, sort_overrides
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
+_PARAMS = "hydra.sweeper.params"
+
 
 class Point(NamedTuple):
     """One job of a sweep: its overrides, and the configuration that they make."""
@@ -39,8 +41,10 @@ def check_sweep(composer: Composer, overrides: Sequence[str]) -> Sweep:
     """Validates every point of the sweep that `overrides` describe."""
     parsed, problems = parse_overrides(composer.tree, overrides)
     plain_hydra = [o.input_line or "" for o in parsed if o.is_hydra_override() and not o.is_sweep_override()]
-    problems += [_sweeps_hydra(o) for o in parsed if o.is_hydra_override() and o.is_sweep_override()]
     base = composer.compose(())
+    if wrong := _params_of_basic(parsed, base.cfg):
+        return Sweep([], [*problems, *wrong], False)
+    problems += [_sweeps_hydra(o) for o in parsed if o.is_hydra_override() and o.is_sweep_override()]
     kinds, _ = sort_overrides(composer.tree, [o for o in parsed if not o.is_sweep_override()], base.choices)
     composition = composer.compose([o.input_line or "" for o in [*kinds.groups, *kinds.hydra]])
     if composition.cfg is None:
@@ -64,6 +68,26 @@ def check_sweep(composer: Composer, overrides: Sequence[str]) -> Sweep:
         at_some = f" (in {times} of {len(lists)} points)" if times < len(lists) else ""
         problems.append(replace(problem, message=problem.message + at_some))
     return Sweep(points, problems, basic)
+
+
+def _params_of_basic(overrides: Sequence[Override], base: Any) -> list[Problem]:
+    """Hydra's own sweeper has no parameters to begin with, and cannot be given any on the command line."""
+    sweeper = None if base is None else OmegaConf.select(base, "hydra.sweeper._target_")
+    if sweeper != _BASIC or any(o.key_or_group == "hydra/sweeper" for o in overrides):
+        return []
+    found = []
+    for override in overrides:
+        key, line = override.get_key_element(), override.input_line or ""
+        if key.removeprefix(_PARAMS)[:1] not in ("", ".") or not key.startswith(_PARAMS):
+            continue
+        value = line.partition("=")[2]
+        parts = override.value() if key == _PARAMS else {key.removeprefix(f"{_PARAMS}."): value.strip("\"'")}
+        fix = (
+            " ".join(f"{name}={swept}" for name, swept in parts.items()) if isinstance(parts, dict) else None
+        )
+        message = "Hydra's own sweeper takes these from a YAML alone; here sweep the keys themselves"
+        found.append(Problem(key, message, value, f"command line: {line}", fix, "sweep"))
+    return found
 
 
 def _sweeps_hydra(override: Override) -> Problem:
