@@ -119,12 +119,12 @@ def open_shard(path: str, *, layout: str, vocab_size: int) -> Shard:
     if int(head[1]) != version:
         raise ValueError(f"data.path: {path} has shard version {head[1]}; version {version} is known")
     count = int(head[2])
-    if count <= 0 or size != HEADER + count * dtype.itemsize:
-        there = (size - HEADER) / dtype.itemsize
+    wanted = HEADER + count * dtype.itemsize
+    if count <= 0 or size != wanted:
+        what = "it is cut short" if size < wanted else "it is longer than it says"
         raise ValueError(
-            f"data.path: {path} should hold {count} tokens by its header but holds {there:g}: it is "
-            "cut short; "
-            "copy or prepare it again"
+            f"data.path: {path} should have {wanted} bytes for the {count} tokens of its header, but has {size}: "
+            f"{what}; copy or prepare it again"
         )
     return Shard(path, HEADER, count, dtype)
 

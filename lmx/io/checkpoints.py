@@ -94,14 +94,15 @@ class Checkpoints(Stored):
         self.wait()
         named = named_leaves(state)
         leaves = describe(named)
-        try:
-            if jax.process_index() == 0:
-                self._sweep()
-                self._check_space(leaves)
-            temporary = self.directory / f"{_WRITING}{step}"
-            finish = arrays.save(temporary, nest(named), compress=config.compression != "none")
-        except Exception as error:
-            self._failed(step, error)
+        temporary = self.directory / f"{_WRITING}{step}"
+        problem = self._prepare(temporary, leaves)
+        if problem is None:
+            try:
+                finish = arrays.save(temporary, nest(named), compress=config.compression != "none")
+            except Exception as error:
+                problem = error
+        if problem is not None:
+            self._failed(step, problem)
             return
         best = (config.best_metric, config.best_is)
         manifest = Manifest(step, meta, dict(metrics or {}), leaves, {}, best)
@@ -111,6 +112,27 @@ class Checkpoints(Stored):
             target=self._complete, args=(temporary, manifest, finish), name=f"checkpoint-{step}"
         )
         self._pending.start()
+
+    def _prepare(self, temporary: Path, leaves: dict[str, Leaf]) -> Exception | None:
+        """Makes the folder to write into; what prevents it, known to all processes: they write together or not at all.
+
+        A process that did not take part would be waited for by Orbax in the others, in this save and the next.
+        """
+        problem: Exception | None = None
+        if jax.process_index() == 0:
+            try:
+                self._sweep()
+                self._check_space(leaves)
+                temporary.mkdir(exist_ok=True)
+            except Exception as error:
+                problem = error
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            failed = multihost_utils.broadcast_one_to_all(jax.numpy.int32(problem is not None))
+            if failed and problem is None:
+                problem = OSError("process 0 cannot write; its message says why")
+        return problem
 
     def _check_space(self, leaves: dict[str, Leaf]) -> None:
         """OSError before the disk is full to the brim, where the run's other files would fail as well."""

@@ -97,7 +97,7 @@ def header(magic=20240520, version=1, count=10, tokens=10) -> bytes:
         (
             header(count=100, tokens=80),
             {},
-            r"should hold 100 tokens by its header but holds 80: it is cut short",
+            r"should have 1224 bytes for the 100 tokens of its header, but has 1184: it is cut short",
         ),
         (header(version=3), {}, r"a\.bin has shard version 3; version 1 is known"),
         (b"\1\0" * 600, {"layout": "headed"}, r"a\.bin has no shard header.*set data\.layout=uint16"),

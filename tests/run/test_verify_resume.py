@@ -115,6 +115,15 @@ def test_twenty_kills_other_hosts_and_another_mesh():
     assert result["dead_host_s"] < 60
 
 
+def test_processes_of_which_one_cannot_save_go_on_together():
+    """A fault of the disk of one of two processes; `-m slow` has the others."""
+    result = run(
+        "faults", *SMALL, "steps=12", "verify.every=3", "verify.at=5", "verify.rows=[read_only_disk]"
+    )
+    assert result["survived"]
+    assert [row["name"] for row in result["rows"]] == ["read_only_disk"]
+
+
 @pytest.mark.slow
 def test_every_fault_is_survived():
     result = run("faults")
