@@ -42,7 +42,7 @@ def command(net: namespaces.Network, folder: Path, hosts: int, *more: str) -> li
         "workdir": str(folder / "work"),
     }
     target = [f"target.{key}={write_value(value)}" for key, value in facts.items()]
-    words = [f"hydra.run.dir={folder / 'run'}", "target=ssh", *target, *more]
+    words = [f"hydra.run.dir={folder / 'run'}", "target=ssh", "mesh=dp", *target, *more]
     return [sys.executable, "-m", "lmx", "launch", *words]
 
 
