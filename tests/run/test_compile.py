@@ -133,7 +133,9 @@ print("the same")
     ("more", "devices"),
     [
         (["mesh=single"], 1),
-        (["mesh=fsdp_tp", "data.packing=concat", "trainer.accumulation=2"], 8),
+        pytest.param(
+            ["mesh=fsdp_tp", "data.packing=concat", "trainer.accumulation=2"], 8, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_programs_are_those_that_a_run_and_generation_compile(more, devices, tmp_path):

@@ -45,9 +45,17 @@ FAMILIES = [
 """Fixtures whose family is read; others are added here when theirs is."""
 
 CACHES = ["deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama4_text", "phi3_longrope"]
-"""One of each kind of cache; greedy continuations go through the cache of every family."""
+"""One of each kind of cache."""
+
+DECODERS = [*CACHES, "gpt_bigcode", "llama3_1", "mixtral", "olmo3", "qwen3", "smollm3", "starcoder2"]
+"""One of each kind of decoder."""
 
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="the parity fixtures are not here")
+
+
+def slow_but(names):
+    """All families, those beside `names` for `-m slow` alone."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
 
 @functools.cache
@@ -114,9 +122,7 @@ def test_gradients(name):
         assert found == pytest.approx(wanted, rel=1e-3, abs=1e-5 * norm), tensor
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in CACHES else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.parametrize("name", slow_but(CACHES))
 def test_prefill_and_decode_equal_the_full_forward(name):
     ref, meta = reference(name)
     loaded = model(name)
@@ -144,7 +150,7 @@ def test_prefill_and_decode_equal_the_full_forward(name):
     assert np.abs(found_BTV - full_BTV).max() <= meta["tolerance"]["logits_max_abs"]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(DECODERS))
 def test_greedy_continuation(name):
     ref, _ = reference(name)
     prompt_BT = ref["prompt_ids"]
