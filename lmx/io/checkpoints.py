@@ -25,6 +25,7 @@ from lmx.io.manifest import Leaf, Manifest, list_files, write_manifest
 from lmx.io.remote import Remote
 from lmx.io.retention import kept
 from lmx.io.stored import Restored, Stored, Warn, Which, log
+from lmx.io.told import told
 from lmx.io.uploads import Uploads
 from lmx.types import Tree
 
@@ -126,12 +127,8 @@ class Checkpoints(Stored):
                 temporary.mkdir(exist_ok=True)
             except Exception as error:
                 problem = error
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            failed = multihost_utils.broadcast_one_to_all(jax.numpy.int32(problem is not None))
-            if failed and problem is None:
-                problem = OSError("process 0 cannot write; its message says why")
+        if told(problem is not None) and problem is None:
+            problem = OSError("process 0 cannot write; its message says why")
         return problem
 
     def _check_space(self, leaves: dict[str, Leaf]) -> None:
