@@ -268,6 +268,7 @@ class Checkpoints(Stored):
         """Nowhere: the remote tier, if there is one, was asked."""
         return []
 
+    @override
     def _bring(self, step: int, problem: str) -> bool:
         if self._remote is None:
             return False

@@ -121,7 +121,7 @@ def _kind(instruction: Instruction) -> str | None:
     name = instruction.opcode
     if name == "send":
         match = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
-        return BETWEEN_SLICES[match[1]] if match else None
+        return BETWEEN_SLICES.get(match[1], match[1].lower()) if match else None
     if name in ("async-start", "async-update", "async-done") or name.endswith("-done"):
         return None
     return name.removesuffix("-start") if name.removesuffix("-start") in KINDS else None
@@ -169,13 +169,18 @@ def _measure_between(
     between: Mapping[str, int],
     times: float,
 ) -> _Found:
-    """Of a `send`: its target is `{1,2}x{0:15}`, the slices that take part and the devices in each, or pairs."""
+    """Of a `send`: its target is `{1,2}x{0:15}`, the slices that take part and the devices in each, or pairs.
+
+    Slices are numbered from 1, in row-major order of the axes between them. Pairs count for all of these axes.
+    """
     sent = instruction.arrays[0].bytes
     op_name = instruction.op_name or _caller_op_name(module, inside)
     target = re.search(r'_xla_megascale_target="\{([\d,]+)\}x', instruction.attributes)
-    n = len(target[1].split(",")) if target else math.prod(between.values())
-    alone = [name for name, slices in between.items() if slices == n]
-    axes = "+".join(alone[:1] or between) or "?"
+    slices = (
+        [int(number) - 1 for number in target[1].split(",")] if target else range(math.prod(between.values()))
+    )
+    n, spread = len(slices), _spread(slices, dict(between))
+    axes = "+".join(name for name in between if name in spread) or "?"
     factor = {"all-reduce": 2 * (n - 1) / n, "all-gather": n - 1, "collective-permute": 1}.get(
         kind, (n - 1) / n
     )

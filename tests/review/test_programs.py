@@ -87,7 +87,7 @@ SENDS
         ("ALL_REDUCE", '"{1,2,3,4}x{0:7}"', "all-reduce", "data+stage", 2 * 3 / 4),
         ("ALL_REDUCE", '"{1,3}x{0:7}"', "all-reduce", "data", 2 * 1 / 2),
         ("ALL_GATHER", '"{1,2,3,4}x{0:7}"', "all-gather", "data+stage", 3),
-        ("REDUCE_SCATTER", '"{1,2}x{0:7}"', "reduce-scatter", "data", 1 / 2),
+        ("REDUCE_SCATTER", '"{1,2}x{0:7}"', "reduce-scatter", "stage", 1 / 2),
         ("ALL_TO_ALL", '"{1,2,3,4}x{0:7}"', "all-to-all", "data+stage", 3 / 4),
         ("ONE_TO_ONE", "{{100000->200000},{200000->300000}}", "collective-permute", "data+stage", 1),
     ],
