@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lmx.cli.commands import available, command, find, unknown
 
@@ -23,6 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    end(code)
+
+
+def end(code: int) -> NoReturn:
+    """As `sys.exit`, but without the threads of saves that were given up, which wait for other processes."""
+    together = sys.modules.get("lmx.io.together")
+    if together is not None and together.stuck():
+        together.leave(code)
     sys.exit(code)
 
 

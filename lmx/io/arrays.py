@@ -71,6 +71,15 @@ def save(folder: Path, nested: dict[str, Any], *, compress: bool) -> Callable[[]
     return response.result
 
 
+def raising(error: Exception) -> Callable[[], None]:
+    """What `save` would have returned, where it raised `error`: a process that cannot begin is one that fails."""
+
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
 def load(folder: Path, wanted: dict[str, Any], *, partial: bool) -> dict[str, Any]:
     """Loads `folder/state` as `wanted`: nested dicts of ShapeDtypeStructs that all carry shardings.
 

@@ -6,6 +6,7 @@ where there is a remote tier, a copy goes there.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import threading
@@ -25,7 +26,7 @@ from lmx.io.manifest import Leaf, Manifest, list_files, write_manifest
 from lmx.io.remote import Remote
 from lmx.io.retention import kept
 from lmx.io.stored import Restored, Stored, Warn, Which, log
-from lmx.io.told import told
+from lmx.io.together import Joint, told
 from lmx.io.uploads import Uploads
 from lmx.types import Tree
 
@@ -69,7 +70,7 @@ class Checkpoints(Stored):
         self._pending: threading.Thread | None = None
         self._error: BaseException | None = None
         self._newest: int | None = None
-        self._swept = False
+        self._swept, self._numbers = False, itertools.count()
         self._cadence = Cadence(config, agree=agree)
         self._remote, self._uploads = remote, None
         if remote is not None and config.remote is not None:
@@ -79,7 +80,9 @@ class Checkpoints(Stored):
     # ---- saving
 
     def due(self, step: int, *, last: bool = False) -> bool:
-        """Whether to save after this step; `last`: the run ends here."""
+        """Whether to save after this step; `last`: the run ends here, and what is pending is waited for."""
+        if last:
+            self.wait()
         by_cadence = self._cadence.due(step)
         return step != self._newest and ((last and self.config.final) or by_cadence)
 
@@ -95,22 +98,22 @@ class Checkpoints(Stored):
         self.wait()
         named = named_leaves(state)
         leaves = describe(named)
-        temporary = self.directory / f"{_WRITING}{step}"
+        # Each has a folder of its own: what was given up may still be written to.
+        temporary = self.directory / f"{_WRITING}{step}-{next(self._numbers)}"
         problem = self._prepare(temporary, leaves)
-        if problem is None:
-            try:
-                finish = arrays.save(temporary, nest(named), compress=config.compression != "none")
-            except Exception as error:
-                problem = error
         if problem is not None:
-            self._failed(step, problem)
+            self._failed(step, temporary, problem)
             return
+        try:
+            finish = arrays.save(temporary, nest(named), compress=config.compression != "none")
+        except Exception as error:
+            finish = arrays.raising(error)
         best = (config.best_metric, config.best_is)
         manifest = Manifest(step, meta, dict(metrics or {}), leaves, {}, best)
         self._newest, self.failure = step, None
         self._cadence.began()
         self._pending = threading.Thread(
-            target=self._complete, args=(temporary, manifest, finish), name=f"checkpoint-{step}"
+            target=self._complete, args=(temporary, manifest, finish, Joint()), name=f"checkpoint-{step}"
         )
         self._pending.start()
 
@@ -140,18 +143,24 @@ class Checkpoints(Stored):
             message = f"No space left on device: {needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free"
             raise OSError(message)
 
-    def _complete(self, temporary: Path, manifest: Manifest, finish: Callable[[], None]) -> None:
+    def _complete(
+        self, temporary: Path, manifest: Manifest, finish: Callable[[], None], joint: Joint
+    ) -> None:
         """In the background: waits for the arrays, hashes, marks as whole, renames, removes the superfluous."""
-        try:
+
+        def write() -> None:
             finish()
             self._tell("written", manifest.step)
-            if jax.process_index() == 0:
-                write_manifest(temporary, manifest._replace(files=list_files(temporary)))
-                self._set_aside(manifest.step)
-                os.rename(temporary, self._path(manifest.step))
-                sync_directory(self.directory)
+
+        try:
+            with joint.done(write, arrays.say_storage_error):
+                if jax.process_index() == 0:
+                    write_manifest(temporary, manifest._replace(files=list_files(temporary)))
+                    self._set_aside(manifest.step)
+                    os.rename(temporary, self._path(manifest.step))
+                    sync_directory(self.directory)
         except BaseException as error:
-            self._failed(manifest.step, error)
+            self._failed(manifest.step, temporary, error)
             return
         self._tell("saved", manifest.step)
         if jax.process_index() == 0:
@@ -165,10 +174,10 @@ class Checkpoints(Stored):
             except BaseException as error:
                 self._error = error
 
-    def _failed(self, step: int, error: BaseException) -> None:
-        self._newest = None
+    def _failed(self, step: int, temporary: Path, error: BaseException) -> None:
+        self._newest, self._swept = None, False
         if jax.process_index() == 0:
-            shutil.rmtree(self.directory / f"{_WRITING}{step}", ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         if not arrays.is_storage_error(error):
             self._error = error
             return
@@ -183,7 +192,7 @@ class Checkpoints(Stored):
         )
 
     def _sweep(self) -> None:
-        """Makes the folder, and once removes what a killed process left unfinished."""
+        """Makes the folder, and removes what is unfinished in it: of a killed process, of saves that failed."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if not self._swept:
             for prefix in (_WRITING, _LEAVING):

@@ -255,7 +255,9 @@ class Run(OpenRun):
                 sample = self.judge.sample(state)
             if sample is not None:
                 self.log.text(step, "sample", sample)
-        if self.checkpoints.due(step, last=True):
+        with self.observers.during("finish", step):
+            unsaved = self.checkpoints.due(step, last=True)
+        if unsaved:
             self.save(step, state)
         self.finish_saving(step)
         if self.checkpoints.failure is not None:
