@@ -29,8 +29,8 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "warmup": ("warmup_steps", "num_warmup_steps", "warmup_iters"),
     "warmup_steps": ("warmup", "num_warmup_steps", "warmup_iters"),
     "accumulation": ("gradient_accumulation_steps", "grad_accum", "accumulate", "accumulation_steps"),
-    "eval_every": ("eval_interval", "eval_steps", "val_check_interval"),
-    "log_every": ("log_interval", "logging_steps"),
+    "eval_every": ("eval.every", "evaluation.every", "eval_interval", "eval_steps", "val_check_interval"),
+    "log_every": ("logging.every", "log_interval", "logging_steps"),
     "clip_norm": ("grad_clip", "max_grad_norm", "clip", "gradient_clip"),
     "compute_dtype": ("dtype", "precision", "amp"),
     "max_new_tokens": ("max_tokens", "num_tokens", "n_tokens"),
@@ -42,7 +42,7 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "float16": ("fp16", "f16", "half"),
     "path": ("file", "files", "dir", "dataset"),
 }
-"""Names of this project -> names that other programs give to the same thing."""
+"""Names of this project -> names that other programs, or a hasty hand, give to the same thing."""
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -75,6 +75,9 @@ def nearest_key(key: str, beside: Sequence[str], everywhere: Sequence[str]) -> s
     ends: dict[str, list[str]] = {}
     for path in everywhere:
         ends.setdefault(path.rpartition(".")[2], []).append(path)
+    for ours, theirs in OTHER_NAMES.items():
+        if key.lower() in theirs and ours in ends:
+            return _closest_path(key, ends[ours])
     if last in ends:
         return _closest_path(key, ends[last])
     for ours, theirs in OTHER_NAMES.items():

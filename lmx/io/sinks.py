@@ -15,7 +15,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,12 @@ class Sinks:
         start: int,
         total: int,
         process: int = 0,
+        said: Sequence[str] = (),
     ) -> None:
-        """`start`: steps done before; `total`: steps at the end; `tree`: configuration, for dashboards."""
+        """`start`: steps done before; `total`: steps at the end; `tree`: configuration, for dashboards.
+
+        `said`: warnings from before, shown already.
+        """
         primary = process == 0
         self.progress = Progress(config.progress if primary else "none", start=start, total=total)
         self._metrics = LineFile(folder / "metrics.jsonl", self._show) if primary else None
@@ -66,6 +71,8 @@ class Sinks:
         self._propagated, logger.propagate = logger.propagate, False  # nothing is said twice
         logger.addHandler(self._handler)
         self._boards = Dashboards(folder, config, name=name, tree=tree, start=start) if primary else None
+        for text in said:
+            self._note(f"WARNING: {text}")
 
     def scalars(self, step: int, row: dict[str, Any]) -> None:
         """A row of metrics.jsonl, log.txt and dashboards; in JSON, numbers that are not finite become text."""
@@ -180,6 +187,31 @@ def _wake_loggers() -> None:
     logging.getLogger("lmx").setLevel(logging.INFO)
     for name in [n for n in logging.root.manager.loggerDict if n == "lmx" or n.startswith("lmx.")]:
         logging.getLogger(name).disabled = False
+
+
+class _Overheard(logging.Handler):
+    """Shows what is logged, and keeps it."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._said.append(record.getMessage())
+        print(f"WARNING: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def overheard() -> Iterator[list[str]]:
+    """What the rooms below warn of inside, before there is a run directory for it; shown at once."""
+    said: list[str] = []
+    handler, logger = _Overheard(said), logging.getLogger("lmx")
+    _wake_loggers()
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 class _Spoken(logging.Handler):

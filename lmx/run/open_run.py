@@ -48,7 +48,8 @@ class OpenRun:
 
     def __init__(self, composed: Any, run_path: Path, *, resume: bool) -> None:
         self.began = time.perf_counter()
-        ready = prepare(composed, run_path, resume=resume)
+        with sinks.overheard() as self._early:
+            ready = prepare(composed, run_path, resume=resume)
         composed = ready.composed
         self.config: TrainConfig = composed.config
         self.total, self.parts, self.dataset = ready.total, ready.parts, ready.dataset
@@ -148,6 +149,7 @@ class OpenRun:
             start=self.start,
             total=self.total,
             process=jax.process_index(),
+            said=self._early,
         )
 
     @property
@@ -192,6 +194,7 @@ class OpenRun:
 
     def _warn(self, text: str) -> None:
         if self._log is None:
+            self._early.append(text)
             print(f"WARNING: {text}", file=sys.stderr)
         else:
             self._log.warn(text)

@@ -156,7 +156,7 @@ def test_a_fault_in_a_real_run(tmp_path):
 
     done = lmx(*small, "fault=kill_during_save", "fault.step=4", f"hydra.run.dir={run}")
     assert done.returncode == -9, done.stderr
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [".writing-4", "2"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [".writing-4-1", "2"]
     assert [entry["fault"] for entry in staged(run)] == ["KillDuringSave"]
     done = lmx(f"resume={run}")
     assert done.returncode == 0, done.stderr

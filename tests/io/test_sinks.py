@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lmx.config.errors import RequestError
 from lmx.io import Logging, Wandb
 from lmx.io.files import to_json
-from lmx.io.sinks import LineFile, Sinks, check, flatten, identity
+from lmx.io.sinks import LineFile, Sinks, check, flatten, identity, overheard
 
 
 def logging_config(**changes) -> Logging:
@@ -81,6 +81,19 @@ def test_warnings_are_heard_after_logging_was_configured_anew(tmp_path, capsys):
     sinks.close()
     logging.getLogger().setLevel(level)
     assert "WARNING: from below" in capsys.readouterr().err
+
+
+def test_what_is_warned_of_before_there_is_a_run_is_shown_at_once_and_in_its_log(tmp_path, capsys):
+    with overheard() as said:
+        logging.getLogger("lmx.data").warning("the text is not UTF-8")
+        assert capsys.readouterr().err == "WARNING: the text is not UTF-8\n"
+    logging.getLogger("lmx.data").warning("of another run")
+    assert said == ["the text is not UTF-8"]
+    capsys.readouterr()
+    sinks = Sinks(tmp_path, logging_config(), name="run", tree={}, start=0, total=9, said=said)
+    sinks.close()
+    assert (tmp_path / "log.txt").read_text().endswith("WARNING: the text is not UTF-8\n")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_process_that_is_not_the_first_writes_its_log_alone(tmp_path, capsys):
