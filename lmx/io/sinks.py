@@ -206,7 +206,6 @@ def overheard() -> Iterator[list[str]]:
     """What the rooms below warn of inside, before there is a run directory for it; shown at once."""
     said: list[str] = []
     handler, logger = _Overheard(said), logging.getLogger("lmx")
-    _wake_loggers()
     logger.addHandler(handler)
     try:
         yield said
