@@ -298,19 +298,18 @@ def _template(folder: Path, told: dict[str, Any], tokens: dict[str, str]) -> Tem
         source = _json(file).get("chat_template")
     if isinstance(source, list):
         parts = [_object(entry, f"{file}: an entry of chat_template") for entry in source]
-        source = {part.get("name"): part.get("template") for part in parts}
-    if isinstance(source, str):
-        source = {"default": source}
-    if not source:
+        named: list[tuple[Any, Any]] = [(part.get("name"), part.get("template")) for part in parts]
+    elif isinstance(source, dict):
+        named = list(source.items())
+    else:
+        named = [("default", source)] if source else []
+    if not named:
         return None
-    texts = isinstance(source, dict) and all(
-        isinstance(text, str) for item in source.items() for text in item
-    )
-    if not texts:
+    if not all(isinstance(text, str) for pair in named for text in pair):
         raise ValueError(
             f"{file}: chat_template is {quoted(source)}, where a text belongs, or texts with their names"
         )
-    return Template(source, tokens, file)
+    return Template(dict(named), tokens, file)
 
 
 def _read_text(file: Path) -> str:

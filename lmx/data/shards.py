@@ -258,7 +258,14 @@ def _sound(index: Any) -> dict[str, Any]:
         isinstance(index["tokenizer"], str) and isinstance(index["vocab_size"], int)
     ):
         raise ValueError("its tokenizer is no hash")
+    made = index.get("made_with")
+    if made is not None and not (isinstance(made["name"], str) and _are_texts(made["overrides"])):
+        raise ValueError("the tokenizer that it was made with has no name")
     return index
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _documents(path: Path) -> np.ndarray:
