@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
@@ -61,8 +61,12 @@ def content(path: str | Path) -> Any:
     return {} if found is None else copy.deepcopy(found)
 
 
-class ParsedFiles(FileConfigSource):
-    """Hydra's source of configuration files, which reads a file again only where it has changed."""
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's source of configuration files, which reads a file again only where it has changed.
+
+    It bears the name of the class that it stands for: a process that takes over Hydra's state, as launchers start
+    them, refuses a source of another name.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         """See `ConfigSource.load_config`; ConfigLoadError where there is no such file."""
@@ -79,6 +83,6 @@ class ParsedFiles(FileConfigSource):
 
 
 def keep_parsed() -> None:
-    """Makes Hydra read files by `ParsedFiles`; doing it again is harmless."""
+    """Makes Hydra read files by the source here; doing it again is harmless."""
     Plugins.instance()  # which registers Hydra's own sources
-    SourcesRegistry.instance().types[ParsedFiles.scheme()] = ParsedFiles
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from lmx.config.parsed import ParsedFiles, content
+from lmx.config.parsed import FileConfigSource, content
 
 
 def test_what_is_read_is_an_object_of_its_own(tmp_path):
@@ -14,7 +14,7 @@ def test_what_is_read_is_an_object_of_its_own(tmp_path):
     first = content(path)
     first["a"]["b"] = 7
     assert content(path) == {"a": {"b": 0.001}}
-    source = ParsedFiles("test", str(tmp_path))
+    source = FileConfigSource("test", str(tmp_path))
     source.load_config("one").config.a.b = 8
     assert source.load_config("one").config == {"a": {"b": 0.001}}
 
@@ -25,7 +25,7 @@ def test_a_file_that_changed_is_read_again(tmp_path):
     assert content(path) == {"a": 1}
     path.write_text("# @package _global_\na: 12\n")
     assert content(path) == {"a": 12}
-    assert ParsedFiles("test", str(tmp_path)).load_config("one").header["package"] == "_global_"
+    assert FileConfigSource("test", str(tmp_path)).load_config("one").header["package"] == "_global_"
 
 
 @pytest.mark.parametrize(
