@@ -149,8 +149,9 @@ class OpenRun:
             start=self.start,
             total=self.total,
             process=jax.process_index(),
-            said=self._early,
         )
+        for text in self._early:
+            self._log.was_warned(text)
 
     @property
     def log(self) -> sinks.Sinks:

@@ -12,7 +12,7 @@ from lmx.config.errors import requests
 from lmx.data import Tokenizer
 from lmx.data.dataset import Dataset, row
 from lmx.data.kept import kept_tokenizer
-from lmx.io import remote, sinks
+from lmx.io import dashboards, remote
 from lmx.io.run_dir import RunDir
 from lmx.run.build import Parts, build, make_state, use_compile_cache
 from lmx.run.config import TrainConfig
@@ -51,7 +51,7 @@ def prepare(composed: Any, run_path: Path, *, resume: bool) -> Ready:
     config: TrainConfig = composed.config
     try:
         with requests(), ThreadPoolExecutor(1) as reader:
-            sinks.check(config.logging)
+            dashboards.check(config.logging)
             if config.checkpoint.remote is not None:
                 remote.check(config.checkpoint.remote.path)
             use_compile_cache(config.trainer.compile_cache)

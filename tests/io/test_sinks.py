@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from lmx.config.errors import RequestError
 from lmx.io import Logging, Wandb
+from lmx.io.dashboards import check, flatten, identity
 from lmx.io.files import to_json
-from lmx.io.sinks import LineFile, Sinks, check, flatten, identity, overheard
+from lmx.io.sinks import LineFile, Sinks, overheard
 
 
 def logging_config(**changes) -> Logging:
@@ -90,7 +91,8 @@ def test_what_is_warned_of_before_there_is_a_run_is_shown_at_once_and_in_its_log
     logging.getLogger("lmx.data").warning("of another run")
     assert said == ["the text is not UTF-8"]
     capsys.readouterr()
-    sinks = Sinks(tmp_path, logging_config(), name="run", tree={}, start=0, total=9, said=said)
+    sinks = Sinks(tmp_path, logging_config(), name="run", tree={}, start=0, total=9)
+    sinks.was_warned(said[0])
     sinks.close()
     assert (tmp_path / "log.txt").read_text().endswith("WARNING: the text is not UTF-8\n")
     assert capsys.readouterr() == ("", "")
