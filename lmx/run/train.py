@@ -7,7 +7,6 @@ and at the end.
 from __future__ import annotations
 
 import itertools
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 import jax
 
 from lmx.config.errors import LmxError, Resumable
-from lmx.config.overrides import write_value
 from lmx.data.windows import batches_without, gone_back
 from lmx.params import path_name
+from lmx.run.again import command_again
 from lmx.run.build import to_devices
 from lmx.run.hosts import meet, several
 from lmx.run.numbers import words_at_end
@@ -47,7 +46,7 @@ def train(composed: Any, run_path: Path, *, resume: bool) -> float:
         except BaseException as error:
             run.abandon(error)
             raise
-    again = "go on with\n    " + shlex.join(["lmx", "train", f"resume={write_value(str(run_path))}"])
+    again = f"go on with\n    {command_again(run_path)}"
     if signalled:
         raise Resumable(f"stopped by {finished.stopped} after step {finished.step}; {again}")
     if run.checkpoints.failure is not None:

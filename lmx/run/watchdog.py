@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import shlex
 import statistics
 import sys
 import threading
@@ -16,9 +15,9 @@ from typing import Any
 from typing_extensions import override
 
 from lmx.config.errors import STOPPED
-from lmx.config.overrides import write_value
 from lmx.io.files import to_json, write_atomic
 from lmx.io.sinks import log_name
+from lmx.run.again import command_again
 from lmx.run.first import watch
 from lmx.run.hosts import leave
 from lmx.run.roll_call import RollCall
@@ -119,8 +118,7 @@ class Watchdog(Observer):
         text = f"no step for {silent:.0f} s: {self._blame(found)}; the stacks of every thread are in the logs"
         print(f"lmx train: {text}", file=sys.stderr)
         if self.calls.mine == 0:
-            line = shlex.join(["lmx", "train", f"resume={write_value(str(self.run))}"])
-            print(f"go on with\n    {line}", file=sys.stderr)
+            print(f"go on with\n    {command_again(self.run)}", file=sys.stderr)
             write_atomic(
                 self.run / "summary.json",
                 to_json({"status": "stopped", "steps": step - 1, "error": text}) + "\n",
