@@ -154,6 +154,13 @@ def _plain_reason(reason: str) -> str:
     return reason.replace("found character a tab", "found a tab")
 
 
+_PLUGINS = {
+    "hydra/sweeper": ("optuna", "ax", "nevergrad"),
+    "hydra/launcher": ("joblib", "submitit", "ray"),
+}
+"""Options that come with packages of Hydra's own authors."""
+
+
 def _missing_option(
     tree: Tree, error: MissingConfigException, origin: str | None, chosen: str | None
 ) -> list[Problem]:
@@ -175,6 +182,9 @@ def _missing_option(
     group, _, option = missing.rpartition("/")
     options = tree.options(group)
     message = f"no such option; the options are {', '.join(options)}" if options else "no such file"
+    if option in _PLUGINS.get(group, ()):
+        package = "lmx[optuna]" if option == "optuna" else f"hydra-{option}-{group.rpartition('/')[2]}"
+        message = f"not installed: pip install '{package}'"
     return [Problem(group, message, option, origin, kind="unknown_option")]
 
 

@@ -35,6 +35,9 @@ def unknown_key(context: Context, problem: Problem) -> Problem:
         return replace(problem, message=message, fix=fix)
     near = nearest_known(context, problem.key)
     owners = _owners(context, problem.key)
+    last = problem.key.rpartition(".")[2]
+    if owners and last != problem.key and last in keys_beside(context.found.schema, "", context.plain):
+        owners, near = [], last  # of this command it is a key of its own
     if owners and not from_command_line(problem):
         return replace(problem, message=_no_field(context, problem.key))
     if owners and (near is None or near.rpartition(".")[0] != problem.key.rpartition(".")[0]):

@@ -224,7 +224,7 @@ def attempts_of(lines: Sequence[Mapping[str, Any]]) -> list[Attempt]:
             now = now._replace(corrupt=(*now.corrupt, line))
         elif line["event"] == "end":
             now = now._replace(step=line["step"], status=line["status"])
-        if "seconds" in line:
+        if line["event"] in ("steps", "end"):
             now = now._replace(last=line["time"], seconds=line["seconds"])
         found[-1] = now
     return found

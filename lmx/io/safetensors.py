@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from lmx.config.errors import RequestError
-from lmx.config.foreign import is_inside, parse_json
+from lmx.config.foreign import is_inside, parse_json, quoted, quoted_key
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES: dict[str, np.dtype] = {
@@ -100,6 +100,14 @@ def read_header(file: Path) -> dict[str, Entry]:
     return entries
 
 
+def _is_file(path: Path) -> bool:
+    """As `Path.is_file`; False also where no file can have such a name."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def find_tensors(folder: Path) -> dict[str, Entry]:
     """Name -> Entry of every tensor of a checkpoint directory, through its index where it has one.
 
@@ -118,9 +126,9 @@ def find_tensors(folder: Path) -> dict[str, Entry]:
         ) from None
     if outside := [name for name in files if not is_inside(name)]:
         raise RequestError(
-            f"{folder / INDEX}: names {outside[0]!r}, a file outside of {folder}; copy it again"
+            f"{folder / INDEX}: names {quoted(outside[0])}, a file outside of {folder}; copy it again"
         )
-    missing = [name for name in files if not (folder / name).is_file()]
+    missing = [quoted_key(name) for name in files if not _is_file(folder / name)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise RequestError(f"{folder}: {INDEX} names {missing[0]}{more}, which is not there; copy it too")
@@ -129,7 +137,7 @@ def find_tensors(folder: Path) -> dict[str, Entry]:
         entries |= read_header(folder / name)
     for tensor, name in weight_map.items():
         if tensor not in entries:
-            raise RequestError(f"{folder / name}: lacks {tensor}, which {INDEX} says it holds")
+            raise RequestError(f"{folder / name}: lacks {quoted_key(tensor)}, which {INDEX} says it holds")
     return entries
 
 

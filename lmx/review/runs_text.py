@@ -62,6 +62,12 @@ def print_list(runs: Sequence[Run]) -> None:
         "path",
         right=range(2 + len(columns), 8 + len(columns)),
     )
+    for (
+        column
+    ) in table.columns:  # on a narrow terminal what varied is cut, and only the path takes a second line
+        column.no_wrap = column.header not in ("varied", "path")
+        column.min_width = 16 if column.header == "varied" else None
+    short = lambda text: Text(text, no_wrap=True, overflow="ellipsis")
     for run, changes in zip(runs, varied, strict=True):
         step = "" if run.step is None else f"{run.step}/{run.total}" if run.total else str(run.step)
         rate = "" if run.tokens_per_second is None else readable(run.tokens_per_second)
@@ -74,7 +80,7 @@ def print_list(runs: Sequence[Run]) -> None:
             duration(run.age),
         ]
         status = Text(run.status, style=_STATUS.get(run.status, ""))
-        table.add_row(Text(run.name), *[Text(changes) for _ in columns], status, *cells, Text(run.path))
+        table.add_row(Text(run.name), *[short(changes) for _ in columns], status, *cells, Text(run.path))
     _console().print(table)
 
 

@@ -86,6 +86,14 @@ def changes(config: TrainConfig, mesh_shape: dict[str, int]) -> Iterator[Change]
         yield Change((*words, "trainer.param_dtype=bfloat16"), config, True)
 
 
+def _without_remat(change: Change, config: TrainConfig) -> Change | None:
+    """The same smaller micro-batch without computing the layers again; None where the change is another one."""
+    if len(change.overrides) != 2 or not change.overrides[1].startswith("trainer.accumulation="):
+        return None
+    less = changed(config, "trainer.accumulation", change.config.trainer.accumulation)
+    return Change(change.overrides[1:], less, False)
+
+
 def smaller_batches(config: Any, mesh_shape: dict[str, int], key: str) -> Iterator[Change]:
     """The batch at `key` halved, and again, as long as it can be split over the mesh."""
     ways = _ways(config, mesh_shape)
@@ -131,6 +139,12 @@ def find_fix(
         say(f"trying {' '.join(change.overrides)}")
         found = compile_one(change.config)
         if found.fits:
+            less = _without_remat(change, config) if most else None
+            if less is not None:
+                say(f"trying {' '.join(less.overrides)}")
+                lighter = compile_one(less.config)
+                if lighter.fits:
+                    change, found = less, lighter
             return Fix(change.overrides, found.peak, change.numerics)
         seen[base] = (n, found.peak)
     return None

@@ -16,6 +16,7 @@ import jax
 
 from lmx.config.errors import LmxError, Resumable
 from lmx.data.windows import batches_without, gone_back
+from lmx.io.progress import duration as readable
 from lmx.params import path_name
 from lmx.run.again import command_again
 from lmx.run.build import to_devices
@@ -72,9 +73,7 @@ class Run(OpenRun):
 
     def steps(self, stop: StopRequest) -> Finished:
         """Trains from where the state is to the end, or until stopped; goes back where spikes ask for it."""
-        duration = self.config.trainer.duration
-        until = None if duration is None else time.perf_counter() + duration
-        out_of_time = lambda: until is not None and time.perf_counter() > until
+        out_of_time = _clock(self.config.trainer.duration)
         polled = itertools.count(self.start + 1)  # grows also where the run goes back
         while True:
             try:
@@ -244,6 +243,9 @@ class Run(OpenRun):
         A run whose last state could not be saved is recorded as stopped.
         """
         step, state, ended = finished.step, finished.state, status == "done"
+        if finished.stopped == OUT_OF_TIME:
+            took = readable(self.config.trainer.duration or 0.0)
+            self.log.warn(f"trainer.duration={took}: the time is over after step {step} of {self.total}")
         sample = None
         if ended:
             if self.evaluated is None or self.evaluated[0] != step:  # the wall clock ended the run
@@ -281,6 +283,21 @@ class Run(OpenRun):
             print(words_at_end(results, self.config, sample, self.judge.tokenizer))
         self.dir.close()
         return found.loss if found else float("nan")
+
+
+def _clock(seconds: float | None) -> Callable[[], bool]:
+    """Whether so much time is over since it was asked first, which is when the first step is under way."""
+    until: list[float] = []
+
+    def over() -> bool:
+        if seconds is None:
+            return False
+        now = time.perf_counter()
+        if not until:
+            until.append(now + seconds)
+        return now > until[0]
+
+    return over
 
 
 def _every(interval: int | None, step: int) -> bool:

@@ -90,9 +90,9 @@ def judge(looks: Sequence[Look], step_times: Sequence[float], soak: Soak) -> dic
     first, late = statistics.median(steps[:tenth]), statistics.median(steps[-tenth:])
     # What the line through all looks says that was added: a single look is as noisy as the allocator.
     growth = slope * float(hours[-1] - hours[0])
-    files = max(one.files for one in seen[-len(seen) // 10 :]) - max(
-        one.files for one in seen[: len(seen) // 10]
-    )
+    # Of the usual look: one that falls into a save sees the files that it writes.
+    usual = lambda some: round(statistics.median(one.files for one in some))
+    files = usual(seen[-len(seen) // 10 :]) - usual(seen[: max(len(seen) // 10, 1)])
     wrong = []
     if growth > soak.memory:
         wrong.append(f"resident memory grew by {growth:.1f} MiB (allowed: {soak.memory})")

@@ -52,7 +52,7 @@ class Trainer(Config):
     tokens: Positive | None = field("training tokens", unit="tokens")
     epochs: PositiveReal | None = field("passes over the training data")
     duration: Duration | None = field(
-        "wall-clock time of training, from each start; alone, it sets steps by the pace of the first ones",
+        "wall-clock time of training, from the first step of each start on; alone, it sets steps by their pace",
         unit="s",
     )
     seed: Count = field("of the initial parameters, the order of the data, and dropout")

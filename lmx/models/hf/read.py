@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from lmx.config.errors import RequestError
-from lmx.config.foreign import quoted
+from lmx.config.foreign import cut, quoted
 from lmx.io.safetensors import find_tensors
 from lmx.models.config import Decoder
 from lmx.models.hf.families import FAMILIES
@@ -31,6 +31,9 @@ _SIZES = """
     max_position_embeddings n_embd n_layer n_head n_positions n_inner
 """
 """Keys of all families that hold sizes."""
+
+MOST_LAYERS = 10_000
+"""More than any model has: lists of this length are made before anything else is known to be sound."""
 
 
 class Found(NamedTuple):
@@ -107,6 +110,8 @@ def parse_config(raw: dict[str, Any], where: str | Path) -> Found:
         value = raw.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise RequestError(f"{where}: {name}={quoted(value)}, where a whole number above 0 belongs")
+        if value is not None and "layer" in name and value > MOST_LAYERS:
+            raise RequestError(f"{where}: {name}={quoted(value)}, where at most {MOST_LAYERS:,} can be")
     quantised = keys.take("quantization_config", None)
     if quantised is not None and quantised.get("quant_method") not in family.quantised:
         keys.refuse("quantization_config", quantised)
@@ -125,6 +130,8 @@ def parse_config(raw: dict[str, Any], where: str | Path) -> Found:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise RequestError(f"{where}: makes no model: {key}={first.get('input')!r}: {first['msg']}") from None
+        raise RequestError(
+            f"{where}: makes no model: {key}={quoted(first.get('input'))}: {cut(first['msg'], 300)}"
+        ) from None
     except (TypeError, AttributeError, ZeroDivisionError) as error:
-        raise RequestError(f"{where}: holds a value of the wrong kind: {error}") from error
+        raise RequestError(f"{where}: holds a value of the wrong kind: {cut(str(error), 300)}") from error
