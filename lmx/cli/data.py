@@ -17,7 +17,7 @@ from lmx.cli.command import Command
 
 def prepare(composed: Any, run_dir: Path) -> None:
     """Tokenises `data` into shards in the directory `to`."""
-    from lmx.config.errors import requests
+    from lmx.config.errors import Resumable, requests
     from lmx.config.text import counted
     from lmx.data import prepare as preparing
 
@@ -34,8 +34,13 @@ def prepare(composed: Any, run_dir: Path) -> None:
         )
         workers = preparing.default_workers() if config.workers is None else config.workers
         began = time.perf_counter()
-        with _progress() as progress:
-            index = preparing.prepare(recipe, directory, workers=workers, progress=progress)
+        try:
+            with _progress() as progress:
+                index = preparing.prepare(recipe, directory, workers=workers, progress=progress)
+        except KeyboardInterrupt:
+            raise Resumable(
+                f"interrupted; {directory} keeps what is done, and the same command goes on"
+            ) from None
     seconds = time.perf_counter() - began
     if config.output == "json":
         print(json.dumps({"to": str(directory), "seconds": seconds, **index}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from lmx.cli.command import Command
 from lmx.cli.page import Section, render
+from lmx.config.errors import RequestError
 
 MANY = 20
 """Options of a group from which on the page of a command lists their names alone."""
@@ -40,7 +42,7 @@ def front_page(commands: Mapping[str, Any]) -> str:
 
 
 def command_page(command: Command, arguments: Sequence[str] = ()) -> str:
-    """`lmx COMMAND --help`, or `lmx COMMAND --help GROUP` for the options of one group."""
+    """`lmx COMMAND --help`, or `lmx COMMAND --help GROUP` for the options of one group; RequestError: there is none."""
     from lmx.config.files import conf_dir
 
     folders = [conf_dir()]
@@ -52,6 +54,9 @@ def command_page(command: Command, arguments: Sequence[str] = ()) -> str:
     primary = folders[0] / f"{command.primary}.yaml"
     chosen = choices(primary)
     asked = {group: chosen[group] for group in arguments if group in chosen}
+    named = [word for flag, word in pairwise(arguments) if flag in ("-h", "--help")]
+    if chosen and any(re.fullmatch(r"[a-z_]+", word) and word not in chosen for word in named):
+        raise RequestError(f"--help {named[0]}: there is no such group; there are {', '.join(chosen)}")
     if asked:
         section = Section("Options (* is chosen unless you say otherwise)", _groups(folders, asked))
         title, usage = (

@@ -115,12 +115,12 @@ class Task:
 
 def execute(command: Command, arguments: list[str]) -> int:
     """Runs `lmx <command> *arguments`; returns the exit code."""
-    if "-h" in arguments or "--help" in arguments:
-        from lmx.cli.help import command_page
-
-        print(command_page(command, arguments), end="")
-        return DONE
     try:
+        if "-h" in arguments or "--help" in arguments:
+            from lmx.cli.help import command_page
+
+            print(command_page(command, arguments), end="")
+            return DONE
         if "--frozen" in arguments:
             from lmx.cli.frozen import run_frozen
 
@@ -159,8 +159,16 @@ def _execute(command: Command, arguments: list[str]) -> int:
         raise ConfigError(problems, command.name)
     if "topology" in composed.schema.model_fields:  # Hydra, which chooses by the devices here, adds nothing
         task.points = {tuple(composer.for_hydra(composed.overrides)): composed}
+    _check_folder(value_of(overrides, "hydra.run.dir"))
     code = _enter(task, [*flags, *composer.for_hydra(overrides)])
     return code or max((failed[1] for failed in task.outcome.failed), default=DONE)
+
+
+def _check_folder(run_dir: str | None) -> None:
+    """RequestError where Hydra could not make this folder."""
+    for place in () if run_dir is None else (Path(run_dir), *Path(run_dir).parents):
+        if place.exists() and not place.is_dir():
+            raise RequestError(f"hydra.run.dir={run_dir}: {place} is a file; name another folder")
 
 
 def _show(task: Task, flags: list[str], overrides: list[str]) -> int:

@@ -168,7 +168,8 @@ def _refused(
         before, after = ("(not set)" if text == repr(UNSET) else text for text in (before, after))
         message = (
             f"a resumed run cannot change this: {key}: {before} -> {after}\n"
-            "leave it out to go on with the run as it is, or start a new run for it (without resume=)"
+            "leave it out to go on with the run as it is, or make another run for it: a new one (without "
+            "resume=), or one that goes on from here with the change (lmx fork)"
         )
         value = UNSET if difference.new is UNSET or key in nodes else difference.new
         problems.append(Problem(key, message, value, origin_of(origins, key), kind="resume"))

@@ -140,6 +140,10 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(_coloured(one["spans"]), soft_wrap=True)
 
 
+_CONTROL = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+"""Pictures of the characters that would steer the terminal."""
+
+
 def _coloured(found: list[dict[str, Any]]) -> Text:
     text = Text()
     before = 0
@@ -152,6 +156,6 @@ def _coloured(found: list[dict[str, Any]]) -> Text:
         before = span["segment"]
         colour = STYLES[(span["segment"] - 1) % len(STYLES)]
         text.append(
-            span["text"].replace("\0", "\u2400"), style=colour if span["weight"] else f"dim {colour} italic"
+            span["text"].translate(_CONTROL), style=colour if span["weight"] else f"dim {colour} italic"
         )
     return text

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from lmx import params as param_tree
+from lmx.config.errors import RequestError
 from lmx.layers.context import over_context
 from lmx.layers.kernels import KernelSet
 from lmx.models.model import Model
@@ -43,11 +44,19 @@ class Parts(NamedTuple):
 
 
 def use_compile_cache(folder: str | None) -> None:
-    """Keeps compiled programs in `folder` (made when missing), for every later run on this machine."""
+    """Keeps compiled programs in `folder` (made when missing), for every later run on this machine.
+
+    RequestError where the folder cannot be made.
+    """
     if folder is None:
         return
     path = Path(folder).expanduser()
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"trainer.compile_cache={folder}: {error.strerror}: {error.filename}; name another folder, or null"
+        ) from None
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -70,8 +70,8 @@ def describe(config: TrainConfig, parts: Parts, dataset: Any, steps: int, throug
         f"{trainer.param_dtype} kept, {trainer.compute_dtype} computed",
         f"{steps:,} steps of {trainer.batch_sequences()} x {trainer.sequence_length} tokens = {readable(tokens)} "
         f"tokens, {tokens / max(dataset.tokens_per_epoch, 1):.2f} epochs",
-        f"data: {readable(train.get('tokens', dataset.tokens_per_epoch))} tokens to train on, "
-        f"{readable(held.get('tokens', 0))} to evaluate on",
+        f"data: {readable(train.get('tokens', dataset.tokens_per_epoch))} tokens to train on"
+        + (f", {readable(held['tokens'])} to evaluate on" if "tokens" in held else ""),
         *how_it_is_computed(config, parts),
     ]
     for row in config.optimizer.table(specs):
