@@ -37,6 +37,7 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "b1": ("betas", "beta1", "adam_beta1"),
     "b2": ("beta2", "adam_beta2"),
     "every": ("save_every", "checkpoint_every", "save_steps", "save_interval"),
+    "auto": ("flash", "flash_attention", "sdpa", "fa2", "fa3"),
     "float32": ("fp32", "f32", "float", "full"),
     "bfloat16": ("bf16", "bfloat", "bf"),
     "float16": ("fp16", "f16", "half"),

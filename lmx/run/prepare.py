@@ -20,7 +20,7 @@ from lmx.run.hosts import require_same
 from lmx.run.judge import Judge
 from lmx.run.length import total_steps
 from lmx.run.pace import with_steps
-from lmx.run.programs import StepPrograms
+from lmx.run.programs import StepPrograms, check_options
 from lmx.types import TrainState
 
 
@@ -63,6 +63,7 @@ def prepare(composed: Any, run_path: Path, *, resume: bool) -> Ready:
             epoch = reading.result()[1].examples_per_epoch if config.trainer.epochs else 0
             total = total_steps(config.trainer, examples_per_epoch=epoch)
             parts = build(config, total_steps=total)
+            check_options(config, parts.mesh)
             tokenizer, dataset = reading.result()
             step_program = StepPrograms(config, parts, row(dataset.train, 0))
             state = None if resume else make_state(config, parts)

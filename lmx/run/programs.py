@@ -5,6 +5,7 @@ The training step is compiled once, in the background, while the rest of a run i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lmx.config.errors import RequestError
 from lmx.layers.kernels import KernelSet
 from lmx.models.model import Model
 from lmx.run.build import Parts, train_program
@@ -38,6 +40,26 @@ def lowered_step(config: TrainConfig, parts: Parts, row: Batch, *, norms: bool) 
 def options_for(config: TrainConfig, mesh: Mesh) -> dict[str, Any] | None:
     """The options of `xla` for the devices of a mesh, wherever they are."""
     return config.xla.options(mesh.devices.flat[0].platform)
+
+
+def check_options(config: TrainConfig, mesh: Mesh) -> None:
+    """RequestError where the compiler of this machine's devices does not know an option of `xla`.
+
+    A program of nothing is compiled with them, before anything large is.
+    """
+    options = options_for(config, mesh)
+    if options is None:
+        return
+    try:
+        jax.jit(lambda: 0).lower().compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        unknown = re.search(r"No such compile option: '(\w+)'", str(error))
+        if unknown is None:
+            raise
+        platform = mesh.devices.flat[0].platform
+        raise RequestError(
+            f"xla.{platform}.{unknown[1]}: this compiler has no such option; look for its name, or leave it out"
+        ) from None
 
 
 class EvalProgram:

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import pytest
 from omegaconf import OmegaConf
 
+from lmx.config.errors import RequestError
+from lmx.run.programs import check_options
 from lmx.run.xla_config import Xla
-from tests.support import ROOT, read_option
+from tests.support import ROOT, read_option, train_config
 
 
 def options(name, platform):
@@ -39,6 +41,14 @@ def test_jaxlib_knows_the_options_for_gpu():
     lowered().compile(compiler_options=options("auto", "gpu"))
     with pytest.raises(Exception, match="No such compile option: 'xla_gpu_misspelt'"):
         lowered().compile(compiler_options={"xla_gpu_misspelt": True})
+
+
+def test_an_option_that_is_not_known_is_refused_before_anything_large_is_compiled():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    config = train_config({}).model_copy(update={"xla": Xla(cpu={"xla_misspelt": True}, gpu={}, tpu={})})
+    with pytest.raises(RequestError, match=r"xla\.cpu\.xla_misspelt: this compiler has no such option"):
+        check_options(config, mesh)
+    check_options(train_config({}), mesh)
 
 
 TPU_PROGRAM = r"""
