@@ -13,15 +13,18 @@ import yaml
 from lmx.cli.command import Command
 from lmx.cli.page import Section, render
 from lmx.config.errors import RequestError
+from lmx.config.text import counted
 
 MANY = 20
 """Options of a group from which on the page of a command lists their names alone."""
 
 
-def front_page(commands: Mapping[str, Any]) -> str:
-    """`lmx --help`."""
+def front_page(commands: Mapping[str, Any], family: str | None = None) -> str:
+    """`lmx --help`, or `lmx FAMILY --help` of the commands that begin with one word."""
     return render(
-        "lmx: experiments with language models",
+        "lmx: experiments with language models"
+        if family is None
+        else f"lmx {family}: {counted(len(commands), 'command')}",
         "lmx COMMAND [key=value ...]",
         [
             Section("Commands", [(name, entry.summary) for name, entry in commands.items()]),

@@ -53,6 +53,12 @@ def run(arguments: list[str]) -> int:
         return answer(arguments[1:])
     name, rest = find(arguments)
     if name is None:
+        family = {key: entry for key, entry in available().items() if key.split()[0] == arguments[0]}
+        if family and arguments[1:] in (["-h"], ["--help"]):
+            from lmx.cli.help import front_page
+
+            print(front_page(family, arguments[0]), end="")
+            return 0
         print(unknown(arguments), file=sys.stderr)
         return 2
     from lmx.cli.job import execute

@@ -102,7 +102,10 @@ def _check_matches_something(where: str, match: ByPath | ByAxes | ByKind, params
         for pattern in _patterns(match):
             if not any(fnmatchcase(path, pattern) for path in params):
                 near = difflib.get_close_matches(pattern, params, n=3, cutoff=0.3) or list(params)[:3]
-                raise ValueError(f"{where}.path={pattern} matches no parameter; there are {', '.join(near)}")
+                more = f" and {len(params) - len(near)} more" if len(near) < len(params) else ""
+                raise ValueError(
+                    f"{where}.path={pattern} matches no parameter; there are {', '.join(near)}{more}"
+                )
     elif isinstance(match, ByAxes) and not any(set(match.axes) <= set(p.axes) for p in params.values()):
         known = sorted({axis for p in params.values() for axis in p.axes})
         raise ValueError(

@@ -48,7 +48,9 @@ def print_report(report: dict[str, Any]) -> None:
         table.add_row(words[name], size(report[f"{name}_bytes"]))
     if report["headroom"] is not None:
         style = "green" if report["fits"] else "red"
-        table.add_row("left free", Text(f"{report['headroom']:.1%}", style=style))
+        free = report["headroom"]
+        words = f"{free:.1%}" if free >= 0 else f"nothing: {1 - free:.2g} times what there is"
+        table.add_row("left free", Text(words, style=style))
     console.print(table)
     if report["largest_buffers"]:
         table = _table("", "largest at the peak", "size", "shape", right=(2,))

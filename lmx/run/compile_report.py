@@ -23,7 +23,8 @@ def compile_and_report(config: Compile) -> float:
     reports: dict[str, dict[str, Any]] = {}
     refused: list[str] = []
     for program in config.programs:
-        _say(f"compiling {program} for {len(devices)} devices of {config.topology}")
+        slices = f", {config.slices} slices" if config.slices > 1 else ""
+        _say(f"compiling {program} for {len(devices)} devices of {config.topology}{slices}")
         report = _one(config, devices, program)
         told = as_json(report)
         reports[program] = told
