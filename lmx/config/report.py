@@ -109,4 +109,7 @@ def _origin(context: Context, problem: Problem) -> str | None:
             name = override.key_or_group.replace("/", ".")
             if override.is_delete() and (problem.key == name or problem.key.startswith(f"{name}.")):
                 return command_line(override.input_line or "")
+    for override in reversed(context.kinds.values):  # what is wrong with a whole may be what was put into it
+        if override.key_or_group.startswith(f"{problem.key}."):
+            return command_line(override.input_line or "")
     return origin_of(context.origins, problem.key)
