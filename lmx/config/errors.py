@@ -103,27 +103,35 @@ def show_value(value: Any) -> str:
     return str(value)
 
 
+MOST_SHOWN = 100
+"""Problems of one report."""
+_LONGEST = 2000
+"""Characters of a message or a key: what a damaged file holds in place of them may have any length."""
+
+
 def _shorten(text: str, limit: int = 72) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def format_problem(problem: Problem, *, bold: str = "", dim: str = "", green: str = "", end: str = "") -> str:
     """Three lines at most: key, value and origin; what is wrong; the fix."""
-    head = f"{bold}{problem.key}{end}" if problem.key else ""
+    head = f"{bold}{_shorten(problem.key, _LONGEST)}{end}" if problem.key else ""
     if problem.value is not UNSET and problem.key:
         head += f" = {_shorten(show_value(problem.value))}"
     if problem.origin:
         head += f"{'  ' if head else ''}{dim}({problem.origin}){end}"
     lines = [f"  {head}"] if head else []
-    lines += [f"    {line}" for line in problem.message.splitlines()]
+    lines += [f"    {line}" for line in _shorten(problem.message, _LONGEST).splitlines()]
     if problem.fix:
         lines.append(f"    fix: {green}{problem.fix}{end}")
     return "\n".join(lines)
 
 
 def format_problems(problems: Sequence[Problem], command: str = "", *, color: bool = False) -> str:
-    """The report of a ConfigError: a count, then every problem."""
+    """The report of a ConfigError: a count, then every problem, or the first MOST_SHOWN of very many."""
     style = {"bold": "\033[1m", "dim": "\033[2m", "green": "\033[32m", "end": "\033[0m"} if color else {}
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     title = f"{f'lmx {command}: ' if command else ''}{count} in the configuration"
-    return "\n\n".join([title, *(format_problem(p, **style) for p in problems)])
+    shown, more = problems[:MOST_SHOWN], len(problems) - MOST_SHOWN
+    rest = [f"  and {more} more"] if more > 0 else []
+    return "\n\n".join([title, *(format_problem(p, **style) for p in shown), *rest])

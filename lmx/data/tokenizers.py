@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lmx.config.foreign import cut
+
 
 class TokenizerImpl(Protocol):
     """What the rest of the library asks of a tokenizer.
@@ -61,9 +63,9 @@ def special_id(
     if name is None:
         return None
     if name not in ids:
-        listed = ", ".join(list(ids if known is None else known)[:8]) or "none"
+        listed = cut(", ".join(list(ids if known is None else known)[:8]), 500) or "none"
         raise ValueError(
-            f"tokenizer.{key}={name} is not a special token of this tokenizer (it has: {listed})"
+            f"tokenizer.{key}={cut(str(name), 200)} is not a special token of this tokenizer (it has: {listed})"
         )
     return ids[name]
 

@@ -75,6 +75,8 @@ def deepseek_fields(keys: Keys, router: dict[str, Any], *, layout: str) -> dict[
     keys.expect("moe_layer_freq", 1)
     told = keys.raw.get("rope_parameters") or keys.raw.get("rope_scaling") or {}
     of_all = told.get("mscale_all_dim") or 0
+    if of_all and "factor" not in told:
+        keys.refuse("rope_scaling", told)
     scale = (plain + rope_dim) ** -0.5 * (_growth(told["factor"], of_all) ** 2 if of_all else 1.0)
     common = sizes(keys, Defaults())
     shared, d_ff = keys.given("n_shared_experts", 0), keys.take("moe_intermediate_size")
