@@ -103,8 +103,6 @@ def show_value(value: Any) -> str:
     return str(value)
 
 
-MOST_SHOWN = 100
-"""Problems of one report."""
 _LONGEST = 2000
 """Characters of a message or a key: what a damaged file holds in place of them may have any length."""
 
@@ -128,10 +126,8 @@ def format_problem(problem: Problem, *, bold: str = "", dim: str = "", green: st
 
 
 def format_problems(problems: Sequence[Problem], command: str = "", *, color: bool = False) -> str:
-    """The report of a ConfigError: a count, then every problem, or the first MOST_SHOWN of very many."""
+    """The report of a ConfigError: a count, then every problem."""
     style = {"bold": "\033[1m", "dim": "\033[2m", "green": "\033[32m", "end": "\033[0m"} if color else {}
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     title = f"{f'lmx {command}: ' if command else ''}{count} in the configuration"
-    shown, more = problems[:MOST_SHOWN], len(problems) - MOST_SHOWN
-    rest = [f"  and {more} more"] if more > 0 else []
-    return "\n\n".join([title, *(format_problem(p, **style) for p in shown), *rest])
+    return "\n\n".join([title, *(format_problem(p, **style) for p in problems)])

@@ -77,7 +77,7 @@ def nearest_key(key: str, beside: Sequence[str], everywhere: Sequence[str]) -> s
     for path in everywhere:
         ends.setdefault(path.rpartition(".")[2], []).append(path)
     for ours, theirs in OTHER_NAMES.items():
-        if key.lower() in theirs and ours in ends:
+        if "." in key and key.lower() in theirs and ours in ends:
             return _closest_path(key, ends[ours])
     if last in ends:
         return _closest_path(key, ends[last])

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Sinks:
         self.progress = Progress(config.progress if primary else "none", start=start, total=total)
         self._metrics = LineFile(folder / "metrics.jsonl", self._show) if primary else None
         self._log = LineFile(folder / log_name(process), self._show)
-        self._handler = _Spoken(self)
+        self._handler = _Spoken(self.warn)
         _wake_loggers()
         logger = logging.getLogger("lmx")
         self._propagated, logger.propagate = logger.propagate, False  # nothing is said twice
@@ -172,36 +172,29 @@ def _wake_loggers() -> None:
         logging.getLogger(name).disabled = False
 
 
-class _Overheard(logging.Handler):
-    """Shows what is logged, and keeps it."""
+class _Spoken(logging.Handler):
+    """Passes what the rooms below log on to `warn`."""
 
-    def __init__(self, said: list[str]) -> None:
+    def __init__(self, warn: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
-        self._said = said
+        self._warn = warn
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._said.append(record.getMessage())
-        print(f"WARNING: {record.getMessage()}", file=sys.stderr)
+        self._warn(record.getMessage())
 
 
 @contextmanager
 def overheard() -> Iterator[list[str]]:
     """What the rooms below warn of inside, before there is a run directory for it; shown at once."""
     said: list[str] = []
-    handler, logger = _Overheard(said), logging.getLogger("lmx")
+
+    def warn(text: str) -> None:
+        said.append(text)
+        print(f"WARNING: {text}", file=sys.stderr)
+
+    handler, logger = _Spoken(warn), logging.getLogger("lmx")
     logger.addHandler(handler)
     try:
         yield said
     finally:
         logger.removeHandler(handler)
-
-
-class _Spoken(logging.Handler):
-    """Passes what the rooms below log on to the terminal and log.txt."""
-
-    def __init__(self, sinks: Sinks) -> None:
-        super().__init__(logging.WARNING)
-        self._sinks = sinks
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._sinks.warn(record.getMessage())
