@@ -1,8 +1,9 @@
-"""`lmx bench train` and `lmx bench data`."""
+"""`lmx bench train`, `lmx bench data` and `lmx bench start`."""
 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ def run_data(composed: Any, run_dir: Path) -> float:
     found = bench_data(composed.config)
     print(json.dumps(found) if composed.config.output == "json" else data_text(found))
     return 1 / found["batches_per_second"]
+
+
+def run_start(composed: Any, run_dir: Path) -> float:
+    """Times starts of `lmx train`; returns the median with an empty cache of programs."""
+    from lmx.run.bench_start import bench_start, start_text
+
+    found = bench_start(composed.config)
+    print(json.dumps(found) if composed.config.output == "json" else start_text(found))
+    return statistics.median(found["cold"])
 
 
 COMMANDS = (
@@ -63,5 +73,20 @@ COMMANDS = (
             ("lmx bench data data=tokens data.path='shards/*.bin'", "token shards"),
             ("lmx bench data data=text data.path=book.txt workers=2", "text, in two processes"),
         ),
+    ),
+    Command(
+        name="bench start",
+        summary="measure the time from typing `lmx train` to its first step",
+        schema="lmx.run.bench_config:BenchStart",
+        function=run_start,
+        keys=("rounds", "output"),
+        examples=(
+            (
+                "lmx bench start",
+                "the default run, three times with an empty cache of programs and a full one",
+            ),
+            ("lmx bench start model=nano mesh=dp rounds=1", "any overrides of `lmx train`"),
+        ),
+        collects=("words", ("rounds", "output")),
     ),
 )

@@ -61,6 +61,7 @@ COMMANDS: dict[str, Entry] = {
     "verify soak": Entry("lmx.cli.verify", "prove that a long run neither grows nor slows down"),
     "bench train": Entry("lmx.cli.bench", "measure training speed"),
     "bench data": Entry("lmx.cli.bench", "measure how fast the data pipeline alone delivers"),
+    "bench start": Entry("lmx.cli.bench", "measure the time from typing `lmx train` to its first step"),
     "bench generate": Entry("lmx.cli.generate", "measure prefill and decoding"),
     "schema": Entry("lmx.cli.schema", "write JSON Schemas, with which editors complete and check the YAML"),
 }

@@ -1,4 +1,4 @@
-"""The roots of `lmx bench train` and `lmx bench data`."""
+"""The roots of `lmx bench train`, `lmx bench data` and `lmx bench start`."""
 
 from __future__ import annotations
 
@@ -33,4 +33,12 @@ class BenchData(Config):
     workers: Count = field("processes that read ahead; 0: none", effect="throughput")
     seed: Count = field("order of the examples")
     seconds: Duration = field("how long batches are drawn and counted", effect="bookkeeping")
+    output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")
+
+
+class BenchStart(Config):
+    """`lmx bench start`."""
+
+    words: list[str] = field("overrides of the run that is started", effect="bookkeeping")
+    rounds: Positive = field("starts with an empty cache, and with a filled one", effect="bookkeeping")
     output: Literal["text", "json"] = field("form of the result on stdout", effect="bookkeeping")

@@ -48,12 +48,15 @@ def fit_problems(config: TrainConfig, specs: Tree, sizes: Mapping[str, int]) -> 
     wrong = [e for e in of_model if e.size % ways(sizes, rules, e.axis)]
     better = _nearest_sizes(of_model, sizes, rules) if wrong else None
     problems = _half_exchanged(config, sizes) if any(e.axis == "experts" for e in of_model) else []
-    for extent in [*_trainer_extents(config, sizes), *wrong]:
+    told = {(e.axis, e.size) for e in wrong}
+    # Activations that lie as their parameters do add nothing to what is said of these.
+    own = [e for e in wrong if (_like(e, rules), e.size) not in told]
+    for extent in [*_trainer_extents(config, sizes), *own]:
         parts = ways(sizes, rules, extent.axis) * extent.multiple
         if extent.size % parts == 0:
             continue
         over = " x ".join(f"{name} {sizes[name]}" for name in split_axes(rules, extent.axis))
-        twice = f", in {extent.multiple} pieces each" if extent.multiple > 1 else ""
+        twice = f", each part in {extent.multiple} equal pieces" if extent.multiple > 1 else ""
         message = f"{extent.name} cannot be split {parts // extent.multiple} ways ({over}){twice}"
         if extent.key is not None:
             grown = -(-extent.size // parts) * parts
@@ -144,6 +147,12 @@ def _model_extents(specs: Tree) -> Iterator[Extent]:
         for name, like in ACTIVATIONS.items():
             if like == axis:
                 yield Extent(f"{name} = {size}", size, name)
+
+
+def _like(extent: Extent, rules: Mapping) -> str | None:
+    """The parameters' axis that these activations are split as; None where they are split in a way of their own."""
+    like = ACTIVATIONS.get(extent.axis)
+    return like if like is not None and split_axes(rules, like) == split_axes(rules, extent.axis) else None
 
 
 def _nearest_sizes(extents: list[Extent], sizes: Mapping[str, int], rules: Mapping) -> dict[str, int] | None:

@@ -68,9 +68,8 @@ def answer(read: Callable[[], Any]) -> Any:
         except (ValueError, ConfigError, OSError) as error:
             assert not isinstance(error, _BARE), f"not in words of our own: {error!r}"  # noqa: PT017
             several = len(error.problems) if isinstance(error, ConfigError) else 0  # every one is told
-            assert 0 < len(str(error)) < 20_000 + 300 * several, (
-                "the message is empty, or floods the terminal"
-            )  # noqa: PT017
+            told = len(str(error))
+            assert 0 < told < 20_000 + 300 * several, "the message is empty, or floods the terminal"
             return None
 
 
