@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmx.config.errors import RequestError
-from lmx.io.files import read_json, to_json, write_atomic
-from lmx.io.lines import is_count, is_text, misfit
+from lmx.io.files import to_json, write_atomic
+from lmx.io.lines import is_count, is_text, read_record
 
 FORK = "fork.json"
 
@@ -29,13 +28,9 @@ def write_fork(path: Path, fork: Fork) -> None:
 
 def read_fork(run: Path) -> Fork | None:
     """Of a run directory; None where it is no fork. RequestError where the file is damaged."""
-    path = run / FORK
-    if not path.exists():
+    found = read_record(run / FORK, _SHAPE)
+    if found is None:
         return None
-    found = read_json(path)
-    wrong = misfit(found, _SHAPE) if isinstance(found, dict) else "no object of JSON"
-    if wrong:
-        raise RequestError(f"{path}: {wrong}; the file is damaged: bring it back from a copy, or remove it")
     changes = {key: (value["old"], value["new"]) for key, value in found["changes"].items()}
     return Fork(found["run"], found["step"], found["config_hash"], changes)
 

@@ -1,4 +1,6 @@
-"""Files of JSON lines: they only grow, an object a line, by processes that may be killed while they write."""
+"""Records in JSON, and what they must hold: files of lines, which only grow, an object a line, by processes that may be
+killed while they write, and files of one object.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,25 @@ class Lines(NamedTuple):
                 f"{self.bad[0]}; the file is damaged: bring it back from a copy, or remove the line"
             )
         return self.objects
+
+
+def read_record(path: Path, shape: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any] | None:
+    """The object in a file, None where there is none; RequestError where it is damaged, with what does not fit."""
+    try:
+        found = parse_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read: {error}") from error
+    expect_shape(path, found, shape)
+    return found
+
+
+def expect_shape(path: Path, found: Any, shape: Mapping[str, Callable[[Any], bool]]) -> None:
+    """RequestError where what a file holds is no object of this shape."""
+    wrong = misfit(found, shape) if isinstance(found, dict) else "no object of JSON"
+    if wrong:
+        raise RequestError(f"{path}: {wrong}; the file is damaged: bring it back from a copy, or remove it")
 
 
 def read_lines(path: Path, fits: Fits | None = None) -> Lines:
@@ -88,6 +109,21 @@ def is_time(value: Any) -> bool:
 def is_text(value: Any) -> bool:
     """Whether a value is a string."""
     return isinstance(value, str)
+
+
+def is_texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def is_object(value: Any) -> bool:
+    """Whether a value is an object of JSON."""
+    return isinstance(value, dict)
+
+
+def is_texts_by_name(value: Any) -> bool:
+    """Whether a value is an object of JSON all of whose values are texts."""
+    return isinstance(value, dict) and is_texts(list(value.values()))
 
 
 def maybe(check: Callable[[Any], bool]) -> Callable[[Any], bool]:

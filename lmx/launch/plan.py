@@ -24,7 +24,18 @@ import yaml
 
 from lmx.config.component import resolve_target
 from lmx.config.errors import RequestError
-from lmx.io.files import read_json, write_atomic
+from lmx.config.foreign import cut
+from lmx.io.files import write_atomic
+from lmx.io.lines import (
+    is_count,
+    is_object,
+    is_text,
+    is_texts_by_name,
+    is_time,
+    maybe,
+    misfit,
+    read_record,
+)
 from lmx.launch.code import snapshot
 from lmx.launch.target import Plan, Target
 
@@ -107,16 +118,42 @@ def freeze(
 
 
 def load(folder: Path) -> Launch:
-    """The launch in a folder; RequestError where there is none."""
-    record = read_json(folder / "plan.json")
-    if not isinstance(record, dict):
+    """The launch in a folder; RequestError where there is none, and where `plan.json` is damaged."""
+    record = read_record(folder / "plan.json", _SHAPE)
+    if record is None:
         raise RequestError(
             f"{folder.parent}: this run was not started by lmx launch (it has no launch/plan.json)"
         )
     plan = Plan(
         record["run"], folder.absolute(), record["run_dir"], record["environment"], record["code"].get("hash")
     )
-    return Launch(plan, load_target(record["target"]), Policy(**record["policy"]))
+    try:
+        target = load_target(record["target"])
+    except ValueError as error:
+        told = cut(" ".join(str(error).split()), 300)
+        raise RequestError(f"{folder / 'plan.json'}: `target` is none that this lmx knows: {told}") from error
+    return Launch(plan, target, Policy(**record["policy"]))
+
+
+def _is_policy(value: Any) -> bool:
+    shape = {
+        **{"max_failures": is_count, "max_preemptions": maybe(is_count), "grace": is_time},
+        **{"poll_every": is_time, "restart_after": is_time},
+    }
+    known = isinstance(value, dict) and set(value) <= set(Policy._fields)
+    return known and misfit({"host_wait": None, **value}, {**shape, "host_wait": maybe(is_time)}) is None
+
+
+_SHAPE = {
+    **{
+        "run": is_text,
+        "run_dir": is_text,
+        "environment": is_texts_by_name,
+        "target": is_object,
+        "policy": _is_policy,
+    },
+    "code": lambda value: is_object(value) and isinstance(value.get("hash"), str | None),
+}
 
 
 def load_target(tree: Mapping[str, Any]) -> Target:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lmx.config.errors import RequestError
+from lmx.config.foreign import cut, parse_json
 from lmx.config.plain_tree import tree_hash
 from lmx.config.schema import flatten
-from lmx.io.files import read_json, to_json, write_atomic
+from lmx.io.files import to_json, write_atomic
+from lmx.io.lines import expect_shape, is_object, is_text, is_texts
 from lmx.run.config import TrainConfig
 from lmx.run.sides import train_tree
 
@@ -47,11 +49,24 @@ def approve(
         "sweep": [tree_hash(train_tree(point), TrainConfig)[:32] for point in points],
         "values": flatten(train_tree(tree)),
     }
-    known = read_json(path)
-    entries = [e for e in known if e["config"] != entry["config"]] if isinstance(known, list) else []
+    entries = [e for e in approvals(path) if e["config"] != entry["config"]]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json([*entries, entry], indent=1) + "\n")
     return entry
+
+
+def approvals(path: Path) -> list[dict[str, Any]]:
+    """The entries of an approved.json, [] where there is none; RequestError where it is damaged."""
+    shape = dict.fromkeys(("by", "at", "config", "code", "topology"), is_text)
+    try:
+        found = parse_json(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read: {error}") from error
+    for entry in found if isinstance(found, list) else [None]:
+        expect_shape(path, entry, {**shape, "sweep": is_texts, "values": is_object})
+    return found
 
 
 def _me() -> str:
@@ -72,9 +87,9 @@ def require(folder: Path, name: str, tree: Mapping[str, Any], topology: str | No
 
     `topology` None: the place it runs on does not tell, so that of the approval counts.
     """
-    entries = read_json(folder / name / APPROVED)
+    entries = approvals(folder / name / APPROVED)
     cure = f"lmx review approve experiment={name} ..., with the same overrides"
-    if not isinstance(entries, list) or not entries:
+    if not entries:
         raise RequestError(f"{name}: nothing is approved ({folder / name / APPROVED}); {cure}")
     asked = fingerprint(tree, topology or "")
     for entry in entries:
@@ -87,10 +102,10 @@ def require(folder: Path, name: str, tree: Mapping[str, Any], topology: str | No
         lines.append("the code or its dependencies are others")
     if topology is not None and near["topology"] != topology:
         lines.append(f"topology: {near['topology']} -> {topology}")
-    told = "\n".join(f"    {line}" for line in lines[:20])
+    told = "\n".join(f"    {cut(line, 300)}" for line in lines[:20])
+    by, at = cut(near["by"], 72), cut(near["at"], 40)
     raise RequestError(
-        f"{name}: this run is not approved. From the one that {near['by']} approved at {near['at']} it differs in\n"
-        f"{told}\n  {cure}"
+        f"{name}: this run is not approved. From the one that {by} approved at {at} it differs in\n{told}\n  {cure}"
     )
 
 

@@ -13,7 +13,8 @@ from lmx.config.compose import Composer
 from lmx.config.errors import ConfigError, RequestError
 from lmx.config.plain_tree import tree_hash
 from lmx.config.schema import classes_at, fields_of, flatten, pick
-from lmx.io.files import read_json, write_atomic
+from lmx.io.files import write_atomic
+from lmx.io.lines import is_object, is_text, is_texts, read_record
 from lmx.run.config import TrainConfig
 from lmx.run.review import Asked, Followed, follow, shown_tree
 from lmx.run.sides import Side, composer, train_tree
@@ -27,6 +28,8 @@ KEPT = (
 )
 TOLERANCE = 0.005
 """Relative difference of a computed figure that counts as none: rounding of other versions of JAX."""
+
+_SHAPE = {"values": is_object, "absent": is_texts, "consequences": is_object, "hash": is_text}
 
 
 class Checked(NamedTuple):
@@ -71,9 +74,13 @@ def check(folder: Path, names: Sequence[str]) -> list[Checked]:
     made = composer()
     found = []
     for name in named(folder, names, made):
-        golden = read_json(folder / name / PLAN)
-        if not isinstance(golden, dict):
-            found.append(Checked(name, [f"{folder / name / PLAN} is missing or no JSON"]))
+        try:
+            golden = read_record(folder / name / PLAN, _SHAPE)
+        except RequestError as error:
+            found.append(Checked(name, [str(error)]))
+            continue
+        if golden is None:
+            found.append(Checked(name, [f"{folder / name / PLAN} is missing"]))
             continue
         if name not in made.tree.options("experiment"):
             found.append(Checked(name, [f"conf/experiment/{name}.yaml is gone"]))
@@ -85,7 +92,7 @@ def check(folder: Path, names: Sequence[str]) -> list[Checked]:
 
 def differing(golden: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
     """What is not as in the golden: `key: old -> new`."""
-    old = flatten(golden.get("values", {})) | {
+    old = flatten(golden["values"]) | {
         key: value for key, value in golden.items() if not isinstance(value, dict)
     }
     new = flatten(plan["values"]) | {key: value for key, value in plan.items() if not isinstance(value, dict)}
@@ -94,13 +101,13 @@ def differing(golden: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
         before, after = old.get(key, "(default)"), new.get(key, "(default)")
         if before != after and key != "hash":
             lines.append(f"{key}: {_text(before)} -> {_text(after)}")
-    was = golden.get("consequences", {})
+    was = golden["consequences"]
     for key, after in plan["consequences"].items():
         before = was.get(key)
         if not _same(key, before, after):
             lines.append(f"{key}: {_text(before)} -> {_text(after)}")
-    if golden.get("hash") != plan["hash"] and not lines:
-        lines.append(f"hash: {golden.get('hash')} -> {plan['hash']} (a default that it uses has changed)")
+    if golden["hash"] != plan["hash"] and not lines:
+        lines.append(f"hash: {golden['hash']} -> {plan['hash']} (a default that it uses has changed)")
     return lines
 
 
@@ -121,13 +128,20 @@ def write(folder: Path, names: Sequence[str]) -> list[Path]:
     for name in named(folder, names, made):
         plan, _ = plan_of(name, made)
         path = folder / name / PLAN
-        old = read_json(path)
-        if isinstance(old, dict) and not differing(old, plan) and old.get("hash") == plan["hash"]:
+        if _holds(path, plan):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
         written.append(path)
     return written
+
+
+def _holds(path: Path, plan: Mapping[str, Any]) -> bool:
+    try:
+        old = read_record(path, _SHAPE)
+    except RequestError:
+        return False  # it is written anew
+    return old is not None and not differing(old, plan) and old["hash"] == plan["hash"]
 
 
 def golden_side(folder: Path, words: Sequence[str], made: Composer[TrainConfig]) -> Side:
@@ -140,10 +154,10 @@ def golden_side(folder: Path, words: Sequence[str], made: Composer[TrainConfig])
     if not names:
         raise RequestError("against=golden: choose the experiment whose golden is meant, experiment=NAME")
     path = folder / names[-1] / PLAN
-    golden = read_json(path)
-    if not isinstance(golden, dict):
+    golden = read_record(path, _SHAPE)
+    if golden is None:
         raise RequestError(
-            f"against=golden: {path} is missing or no JSON; lmx review --write 'names=[{names[-1]}]' writes it"
+            f"against=golden: {path} is missing; lmx review --write 'names=[{names[-1]}]' writes it"
         )
     base, wrong = made.check([])
     if base is None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
-from lmx.io.files import read_json, to_json, write_atomic
+from lmx.io.files import to_json, write_atomic
+from lmx.io.lines import expect_shape, is_count, is_object, is_text, is_texts, misfit, read_record
 
 VERSION = 1
 SCHEMA = "lmx.run.config:TrainConfig"
@@ -74,16 +75,34 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The sweep in a folder; RequestError where there is none."""
-    tree = read_json(folder / "sweep.json")
-    if not isinstance(tree, dict) or tree.get("version") != VERSION:
+    """The sweep in a folder; RequestError where there is none, and where `sweep.json` is damaged."""
+    tree = read_record(folder / "sweep.json", {"version": is_count})
+    if tree is None or tree["version"] != VERSION:
         found = sorted(str(p.parent) for p in Path("sweeps").glob("*/sweep.json"))[-3:]
         hint = f"; there are {', '.join(found)}" if found else ""
-        if isinstance(tree, dict):
-            hint = f" that this lmx reads (version {tree.get('version')}, not {VERSION})"
+        if tree is not None:
+            hint = f" that this lmx reads (version {tree['version']}, not {VERSION})"
         raise RequestError(f"{folder}: this is not the folder of a sweep (it has no sweep.json){hint}")
-    tree.pop("version")
-    return Plan(**{**tree, "jobs": [Job(**job) for job in tree["jobs"]]})
+    expect_shape(folder / "sweep.json", tree, _SHAPE)
+    jobs = [Job(*(job[key] for key in Job._fields)) for job in tree["jobs"]]
+    return Plan(**{key: tree[key] for key in Plan._fields if key != "jobs"}, jobs=jobs)
+
+
+def _are_jobs(value: Any) -> bool:
+    shape = {"number": is_count, "overrides": is_texts, "hash": is_text, "config": is_object}
+    jobs = value if isinstance(value, list) else [None]
+    sound = all(isinstance(job, dict) and misfit(job, shape) is None for job in jobs)
+    return sound and len({job["number"] for job in jobs}) == len(jobs)
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_count, value))
+
+
+_SHAPE = {
+    **{"version": is_count, "name": is_text, "command": is_texts, "program": is_texts, "code": is_object},
+    **{"settings": is_object, "varied": is_texts, "jobs": _are_jobs, "order": _are_counts},
+}
 
 
 def run_dir(folder: Path, number: int) -> Path:
