@@ -70,6 +70,10 @@ def nearest_key(key: str, beside: Sequence[str], everywhere: Sequence[str]) -> s
     """
     parent, _, last = key.rpartition(".")
     prefix = f"{parent}." if parent else ""
+    flat = key.replace(".", "_")
+    for path in everywhere:
+        if path != key and path.replace(".", "_") == flat:  # trainer.sample_every, trainer.sample.every
+            return path
     neighbour = nearest(last, beside)
     if neighbour:
         return prefix + neighbour
