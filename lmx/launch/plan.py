@@ -81,16 +81,7 @@ def freeze(
     built = load_target(target)
     built.check_request()
     folder.mkdir(parents=True, exist_ok=True)
-    code: dict[str, Any] = {}
-    if built.takes_snapshot():
-        taken = snapshot(Path.cwd(), folder / "code.tar")
-        write_atomic(folder / "code.diff", taken.diff)
-        code = {
-            "hash": taken.hash,
-            "commit": taken.commit,
-            "dirty": bool(taken.diff),
-            "has_lmx": taken.has_lmx,
-        }
+    code = _take_code(folder) if built.takes_snapshot() else {}
     plan = Plan(
         run=run_dir.name,
         folder=folder.absolute(),
@@ -115,6 +106,14 @@ def freeze(
     }
     write_atomic(folder / "plan.json", json.dumps(record, indent=1) + "\n", sync=True)
     return Launch(plan, built, policy)
+
+
+def _take_code(folder: Path) -> dict[str, Any]:
+    """Keeps the code of the working directory in the launch's folder; what the plan says of it."""
+    taken = snapshot(Path.cwd(), folder / "code.tar")
+    write_atomic(folder / "code.diff", taken.diff)
+    dirty = bool(taken.diff)
+    return {"hash": taken.hash, "commit": taken.commit, "dirty": dirty, "has_lmx": taken.has_lmx}
 
 
 def load(folder: Path) -> Launch:

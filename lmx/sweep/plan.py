@@ -76,11 +76,11 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 def read_plan(folder: Path) -> Plan:
     """The sweep in a folder; RequestError where there is none, and where `sweep.json` is damaged."""
-    tree = read_record(folder / "sweep.json", {"version": is_count})
-    if tree is None or tree["version"] != VERSION:
+    tree = read_record(folder / "sweep.json", {"version": is_count}) or {}
+    if tree.get("version") != VERSION:
         found = sorted(str(p.parent) for p in Path("sweeps").glob("*/sweep.json"))[-3:]
         hint = f"; there are {', '.join(found)}" if found else ""
-        if tree is not None:
+        if tree:
             hint = f" that this lmx reads (version {tree['version']}, not {VERSION})"
         raise RequestError(f"{folder}: this is not the folder of a sweep (it has no sweep.json){hint}")
     expect_shape(folder / "sweep.json", tree, _SHAPE)

@@ -20,6 +20,7 @@ from lmx.io import journal
 from lmx.launch import look, slurm
 from lmx.launch.drive import drive
 from lmx.launch.plan import Plan, freeze, load, load_target
+from lmx.launch.slurm_job import Job, parse
 from lmx.launch.slurm_script import clock, directives, job_script, task_script
 from lmx.launch.target import Attempt, log_file, read
 from tests.launch.programs import CHECKPOINT, POLICY, stub, until
@@ -234,7 +235,7 @@ def test_the_exit_code_of_a_process_is_kept_where_its_disk_is_full(tmp_path):
         attempt = Attempt(
             0, {"name": "x", "job": "17", "processes": 1, "began": 0.0, "run_dir": plan.run_dir}
         )
-        (task,) = slurm.tasks_of(attempt, folder, slurm.Job("17", "FAILED"))
+        (task,) = slurm.tasks_of(attempt, folder, Job("17", "FAILED"))
         assert (task.host, task.exit_code, task.message) == ("n1", 3, f"the disk of {disk}/r is full")
     finally:
         until(lambda: subprocess.run(["umount", str(disk)], capture_output=True, check=False).returncode == 0)
@@ -250,9 +251,9 @@ def test_what_scontrol_tells():
         "JobId=17 JobName=x UserId=root(0) JobState=PENDING Reason=BeginTime Dependency=(null) Requeue=1 Restarts=1 "
         "BatchFlag=2 Reboot=0 ExitCode=75:0 NodeList= NumNodes=2-2 Command=/a b/c=d"
     )
-    assert slurm.parse("17", told) == slurm.Job("17", "PENDING", "BeginTime", 1, 75, "")
-    done = slurm.parse("17", "JobState=COMPLETED Reason=None Restarts=0 ExitCode=0:0 NodeList=n[1-2]")
-    assert done == slurm.Job("17", "COMPLETED", "", 0, 0, "n[1-2]")
+    assert parse("17", told) == Job("17", "PENDING", "BeginTime", 1, 75, "")
+    done = parse("17", "JobState=COMPLETED Reason=None Restarts=0 ExitCode=0:0 NodeList=n[1-2]")
+    assert done == Job("17", "COMPLETED", "", 0, 0, "n[1-2]")
     assert done.over
 
 
@@ -269,22 +270,22 @@ LEFT = {"code": 75, "time": 5.0, "restart": 0}
 @pytest.mark.parametrize(
     ("job", "files", "states", "codes"),
     [
-        (slurm.Job("17", "PENDING"), {}, "ww", [None, None]),
-        (slurm.Job("17", "RUNNING"), {}, "rr", [None, None]),
-        (slurm.Job("17", "RUNNING"), {"task_0_exit": LEFT}, "er", [75, None]),
-        (slurm.Job("17", "COMPLETING"), {"task_0_exit": LEFT, "task_1_exit": LEFT}, "ww", [None, None]),
-        (slurm.Job("17", "RUNNING", restarts=1), {"task_0_exit": LEFT}, "rr", [None, None]),
-        (slurm.Job("17", "FAILED", exit_code=75), {"task_0_exit": LEFT, "task_1_exit": LEFT}, "ee", [75, 75]),
-        (slurm.Job("17", "COMPLETED"), {"task_0_exit": {**LEFT, "code": 0}}, "ee", [0, 0]),
-        (slurm.Job("17", "NODE_FAIL"), {"task_1_exit": {**LEFT, "code": 134}}, "le", [1, -6]),
+        (Job("17", "PENDING"), {}, "ww", [None, None]),
+        (Job("17", "RUNNING"), {}, "rr", [None, None]),
+        (Job("17", "RUNNING"), {"task_0_exit": LEFT}, "er", [75, None]),
+        (Job("17", "COMPLETING"), {"task_0_exit": LEFT, "task_1_exit": LEFT}, "ww", [None, None]),
+        (Job("17", "RUNNING", restarts=1), {"task_0_exit": LEFT}, "rr", [None, None]),
+        (Job("17", "FAILED", exit_code=75), {"task_0_exit": LEFT, "task_1_exit": LEFT}, "ee", [75, 75]),
+        (Job("17", "COMPLETED"), {"task_0_exit": {**LEFT, "code": 0}}, "ee", [0, 0]),
+        (Job("17", "NODE_FAIL"), {"task_1_exit": {**LEFT, "code": 134}}, "le", [1, -6]),
         (
-            slurm.Job("17", "FORGOTTEN"),
+            Job("17", "FORGOTTEN"),
             {"task_0_exit": {**LEFT, "restart": 3}, "job_exit": LEFT},
             "el",
             [75, 75],
         ),
-        (slurm.Job(None, "FORGOTTEN"), {}, "ll", [1, 1]),
-        (slurm.Job(None, "UNTOLD"), {}, "ww", [None, None]),
+        (Job(None, "FORGOTTEN"), {}, "ll", [1, 1]),
+        (Job(None, "UNTOLD"), {}, "ww", [None, None]),
     ],
 )
 def test_states(tmp_path, job, files, states, codes):
@@ -295,10 +296,10 @@ def test_states(tmp_path, job, files, states, codes):
 
 def test_why_a_job_is_gone(tmp_path):
     given, folder = attempt_with(tmp_path / "f"), tmp_path / "f"
-    words = [task.message for task in slurm.tasks_of(given, folder, slurm.Job("17", "TIMEOUT", "TimeLimit"))]
+    words = [task.message for task in slurm.tasks_of(given, folder, Job("17", "TIMEOUT", "TimeLimit"))]
     assert "on a file system that the nodes share?" in words[0]
     (folder / "job.log").write_text("no module x\n")
-    words = [task.message for task in slurm.tasks_of(given, folder, slurm.Job("17", "TIMEOUT", "TimeLimit"))]
+    words = [task.message for task in slurm.tasks_of(given, folder, Job("17", "TIMEOUT", "TimeLimit"))]
     assert "ended as TIMEOUT (TimeLimit)" in words[0]
     assert "raise target.time" in words[0]
     assert words[0].endswith("no module x")
