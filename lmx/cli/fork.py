@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def run(composed: Any, run_dir: Path) -> float | None:
     with requests():
         name, which = which_of(config.from_)
         (source, *_) = select([name], as_list(config.root))
-        made = fork(source, which, list(config.changes), None if config.to is None else Path(config.to))
+        made = fork(source, which, list(config.changes), _folder(config.to, run_dir))
     print(f"lmx fork: {made.path} goes on from {source} after step {made.step}", file=sys.stderr)
     for change in made.changes:
         print(f"    {change.key}: {change.old} -> {change.new} ({change.effect})", file=sys.stderr)
@@ -48,6 +49,21 @@ def run(composed: Any, run_dir: Path) -> float | None:
         raise RequestError(
             f"{error}\nfor its weights alone: lmx train {weights}, with the same model"
         ) from error
+
+
+def _folder(to: str | None, run_dir: Path) -> Path | None:
+    """What `to`, or else `hydra.run.dir`, names; None where neither is given. RequestError where both are."""
+    from lmx.config.errors import RequestError
+
+    if run_dir == Path.cwd():
+        return None if to is None else Path(to)
+    with suppress(OSError):  # Hydra has made it
+        run_dir.rmdir()
+    if to is not None:
+        raise RequestError(
+            f"to={to} and hydra.run.dir={run_dir}: both name the folder of the new run; give one"
+        )
+    return run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
 
 
 COMMANDS = (

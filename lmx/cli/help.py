@@ -86,7 +86,7 @@ def command_page(command: Command, arguments: Sequence[str] = ()) -> str:
                 ("-m, --multirun", "run every combination of values written a,b,c"),
                 ("--config-dir DIR", "add a folder of your own configuration files"),
                 ("--help GROUP", "what the options of one group are"),
-                ("hydra.run.dir=DIR", "put the run there"),
+                *([("hydra.run.dir=DIR", "put the run there")] if _makes_runs(primary) else []),
                 ("--info defaults", "the files that make the configuration, in order"),
             ],
         )
@@ -94,6 +94,11 @@ def command_page(command: Command, arguments: Sequence[str] = ()) -> str:
     title = f"lmx {command.name}: {command.summary}"
     closing = [f"All keys, with their values: lmx {command.name} --cfg job"]
     return render(title, f"lmx {command.name} [group=option ...] [key=value ...]", sections, closing)
+
+
+def _makes_runs(primary: Path) -> bool:
+    content = yaml.safe_load(primary.read_text(encoding="utf-8")) if primary.is_file() else None
+    return "hydra/lmx" in (content or {}).get("defaults", [])
 
 
 def choices(primary: Path) -> dict[str, str | None]:
