@@ -12,6 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 
 from lmx.config.mesh import Mesh as MeshConfig
+from lmx.config.mesh import mesh_axes
 
 
 class Link(NamedTuple):
@@ -54,8 +55,10 @@ def n_slices(devices: Sequence[Any]) -> int:
 def axis_sizes(config: MeshConfig, n_devices: int, slices: int = 1) -> dict[str, int]:
     """Devices along each mesh axis, `auto` and `slices` filled in.
 
-    ValueError, with sizes that fit, when they do not multiply to `n_devices`.
+    ValueError, with sizes that fit, when they do not multiply to `n_devices`, and where an axis of several devices is
+    in no rule: they would all do the same.
     """
+    used = {name for rule in config.rules.values() for name in mesh_axes(rule)}
     free = [name for name, size in config.axes.items() if size == "auto"]
     sizes = {name: slices if size == "slices" else size for name, size in config.axes.items()}
     if len(free) > 1:
@@ -66,10 +69,20 @@ def axis_sizes(config: MeshConfig, n_devices: int, slices: int = 1) -> dict[str,
         problem = (
             f"is not a divisor of the {n_devices} devices" if free else f"but there are {n_devices} devices"
         )
+        cure = _proposal(sizes, n_devices, slices) if used else _SPLIT
+        raise ValueError(f"mesh.axes: {said} = {product}{' ' if free else ', '}{problem}; {cure}")
+    whole = {name: size if isinstance(size, int) else n_devices // product for name, size in sizes.items()}
+    idle = next((name for name, size in whole.items() if size > 1 and name not in used), None)
+    if idle is not None:
+        batch = ",".join([*mesh_axes(config.rules.get("batch")), idle])
+        cure = f"split the batch over it: 'mesh.rules.batch=[{batch}]'" if used else _SPLIT
         raise ValueError(
-            f"mesh.axes: {said} = {product}{' ' if free else ', '}{problem}; {_proposal(sizes, n_devices, slices)}"
+            f"mesh.axes: no rule lays anything over {idle} {whole[idle]}: its devices would all do the same; {cure}"
         )
-    return {name: size if isinstance(size, int) else n_devices // product for name, size in sizes.items()}
+    return whole
+
+
+_SPLIT = "batch and parameters are split over all of them by mesh=fsdp"
 
 
 def _proposal(sizes: dict[str, Any], n_devices: int, slices: int) -> str:

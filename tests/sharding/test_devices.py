@@ -32,7 +32,16 @@ def mesh_config(option="fsdp_tp", **axes):
 
 def test_auto_takes_what_is_left():
     assert axis_sizes(mesh_config(fsdp="auto", tensor=2), 8) == {"fsdp": 4, "tensor": 2}
-    assert axis_sizes(mesh_config(slice="slices", fsdp="auto"), 8, slices=2) == {"slice": 2, "fsdp": 4}
+    assert axis_sizes(mesh_config("multislice"), 8, slices=2) == {"slice": 2, "fsdp": 4}
+
+
+def test_devices_that_would_all_do_the_same_are_refused():
+    with pytest.raises(ValueError, match=r"8 devices; batch and parameters .* by mesh=fsdp$"):
+        axis_sizes(mesh_config("single"), 8)
+    with pytest.raises(ValueError, match=r"over data 8: .* by mesh=fsdp$"):
+        axis_sizes(mesh_config("single", data="auto"), 8)
+    with pytest.raises(ValueError, match=r"over slice 2: .*'mesh\.rules\.batch=\[fsdp,slice\]'$"):
+        axis_sizes(mesh_config(slice="slices", fsdp="auto"), 8, slices=2)
 
 
 def test_processes_are_the_slices_of_cpu_devices_though_jax_says_otherwise():
@@ -92,7 +101,7 @@ def test_devices_in_any_order_are_put_by_host():
 
 def test_inner_axes_cross_where_outer_ones_do_not_suffice():
     devices = [Device(i, i // 2, i // 2) for i in range(6)]
-    mesh = make_mesh(mesh_config(data=2, fsdp=1, tensor=3), devices)
+    mesh = make_mesh(mesh_config("expert_tp", fsdp=2, expert=1, tensor=3), devices)
     assert [str(link) for link in links(mesh).values()] == ["NVLink", "NVLink", "network"]
 
 
