@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.compose import Composer
-from lmx.config.errors import ConfigError, RequestError
+from lmx.config.errors import UNSET, ConfigError, RequestError
 from lmx.config.plain_tree import tree_hash
-from lmx.config.schema import classes_at, fields_of, flatten, pick
+from lmx.config.schema import classes_at, differences, fields_of, flatten, pick
 from lmx.io.files import write_atomic
 from lmx.io.lines import is_object, is_text, is_texts, read_record
 from lmx.run.config import TrainConfig
 from lmx.run.review import Asked, Followed, follow, shown_tree
-from lmx.run.sides import Side, composer, train_tree
+from lmx.run.sides import Side, composed_side, composer, last_commit, side, train_tree
 
 PLAN = "plan.json"
 EXACT = ("params_total", "params_active", "params_embedding", "tokens", "tokens_per_step", "steps", "devices")
@@ -86,21 +86,15 @@ def check(folder: Path, names: Sequence[str]) -> list[Checked]:
             found.append(Checked(name, [f"conf/experiment/{name}.yaml is gone"]))
             continue
         plan, _ = plan_of(name, made)
-        found.append(Checked(name, differing(golden, plan)))
+        found.append(Checked(name, differing(golden, plan, _since(folder / name / PLAN, golden, name, made))))
     return found
 
 
-def differing(golden: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
-    """What is not as in the golden: `key: old -> new`."""
-    old = flatten(golden["values"]) | {
-        key: value for key, value in golden.items() if not isinstance(value, dict)
-    }
-    new = flatten(plan["values"]) | {key: value for key, value in plan.items() if not isinstance(value, dict)}
-    lines = []
-    for key in dict.fromkeys([*old, *new]):
-        before, after = old.get(key, "(default)"), new.get(key, "(default)")
-        if before != after and key != "hash":
-            lines.append(f"{key}: {_text(before)} -> {_text(after)}")
+def differing(
+    golden: Mapping[str, Any], plan: Mapping[str, Any], since: Sequence[str] | None = None
+) -> list[str]:
+    """What is not as in the golden: `key: old -> new`. `since`: that of the values, where it is known by leaf."""
+    lines = _differing_values(golden, plan) if since is None else list(since)
     was = golden["consequences"]
     for key, after in plan["consequences"].items():
         before = was.get(key)
@@ -108,6 +102,52 @@ def differing(golden: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
             lines.append(f"{key}: {_text(before)} -> {_text(after)}")
     if golden["hash"] != plan["hash"] and not lines:
         lines.append(f"hash: {golden['hash']} -> {plan['hash']} (a default that it uses has changed)")
+    return lines
+
+
+def _differing_values(golden: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """Of the values that are not defaults."""
+    old = flatten(golden["values"]) | {
+        key: value for key, value in golden.items() if not isinstance(value, dict)
+    }
+    new = flatten(plan["values"]) | {key: value for key, value in plan.items() if not isinstance(value, dict)}
+    lines = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key, "(default)"), new.get(key, "(default)")
+        if before == after or key == "hash":
+            continue
+        if golden["hash"] == plan["hash"]:
+            same = after if before == "(default)" else before
+            now = "no default any more" if before == "(default)" else "a default now"
+            lines.append(f"{key}: {_text(same)} is {now}; the experiment is as it was")
+        else:
+            lines.append(f"{key}: {_text(before)} -> {_text(after)}")
+    return lines
+
+
+def _since(path: Path, golden: Mapping[str, Any], name: str, made: Composer[TrainConfig]) -> list[str] | None:
+    """The leaves that differ from what the experiment was when git got its golden, with their places.
+
+    None where the golden still holds, or git cannot tell.
+    """
+    new = composed_side(made, [f"experiment={name}"], name)
+    if tree_hash(train_tree(new.tree), TrainConfig)[:16] == golden["hash"]:
+        return None
+    commit = last_commit(path)
+    if commit is None:
+        return None
+    try:
+        old = side(f"{commit}:{name}", key="golden")
+    except RequestError:  # it could not be composed there, or the history is not here
+        return None
+    if tree_hash(train_tree(old.tree), TrainConfig)[:16] != golden["hash"]:
+        return None
+    lines = []
+    for leaf in differences(train_tree(old.tree), train_tree(new.tree), TrainConfig):
+        if leaf.effect != "bookkeeping":
+            before, after = ("(none)" if v is UNSET else _text(v) for v in (leaf.old, leaf.new))
+            place = new.origins.get(leaf.key)
+            lines.append(f"{leaf.key}: {before} -> {after}" + (f"  ({place})" if place else ""))
     return lines
 
 

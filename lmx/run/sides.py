@@ -124,6 +124,12 @@ def _commit(ref: str) -> str | None:
     return done.stdout.decode().strip() if done is not None and done.returncode == 0 else None
 
 
+def last_commit(path: Path) -> str | None:
+    """The last commit that changed a file; None where git knows none."""
+    done = _git("log", "-1", "--format=%H", "--", str(path.absolute()))
+    return (done.stdout.decode().strip() or None) if done is not None and done.returncode == 0 else None
+
+
 def _of_commit(label: str, commit: str, words: Sequence[str]) -> Side:
     """Composed by the code of that commit: its schema may have been another."""
     folder = Path(CACHE).expanduser() / commit
