@@ -235,13 +235,14 @@ def losing_of(folder: Path, plan: Plan) -> Callable[[Driver], Sequence[int]]:
     if tree is None:
         return lambda _: ()
     rule, looked = Stopping.model_validate(tree), [0.0]
+    judge = rule.judge()
 
     def losing(working: Driver) -> Sequence[int]:
         if time.monotonic() < looked[0] + _JUDGED_EVERY:
             return ()
         looked[0] = time.monotonic()
         courses = {job.number: _course(run_dir(folder, job.number), rule.metric) for job in plan.jobs}
-        return rule.losing(courses, set(working.active()))
+        return judge(courses, set(working.active()))
 
     return losing
 

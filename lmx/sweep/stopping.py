@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from lmx.config.component import Component, field
@@ -13,6 +13,9 @@ from lmx.config.types import Count, Positive, Text
 Course = Mapping[int, float]
 """Step -> value, of one job."""
 
+Judge = Callable[[Mapping[int, Course], set[int]], list[int]]
+"""(courses of all jobs that have begun, numbers of those that run) -> the running ones to end now."""
+
 
 class Stopping(Component):
     """A rule for ending jobs early; they are recorded as PRUNED."""
@@ -20,8 +23,8 @@ class Stopping(Component):
     metric: Text = field("a number of metrics.jsonl", effect="bookkeeping")
     best_is: Literal["lowest", "highest"] = field("which value of it is good", effect="bookkeeping")
 
-    def losing(self, courses: Mapping[int, Course], running: set[int]) -> list[int]:
-        """The numbers of running jobs to end, given the courses of all jobs that have begun."""
+    def judge(self) -> Judge:
+        """Judges the jobs of one sweep, called again and again while they run."""
         raise NotImplementedError
 
     def cost(self, value: float) -> float:
@@ -39,8 +42,11 @@ class Median(Stopping):
     after: Count = field("steps before which no run is ended", unit="steps", effect="bookkeeping")
     at_least: Positive = field("other runs that must have come as far", effect="bookkeeping")
 
-    def losing(self, courses: Mapping[int, Course], running: set[int]) -> list[int]:
+    def judge(self) -> Judge:
         """See the class."""
+        return self._losing
+
+    def _losing(self, courses: Mapping[int, Course], running: set[int]) -> list[int]:
         found = []
         for number in running:
             step = max(courses.get(number, {}), default=0)
@@ -58,31 +64,56 @@ class Median(Stopping):
 
 
 class Asha(Stopping):
-    """At each rung a run goes on only among the best 1/`factor` of those that came to it (at least one).
+    """A run that comes to a rung goes on only among the best 1/`factor` of those that are there already, at least one.
 
     Asynchronous successive halving in its stopping form (Li et al. 2020, "A System for Massively Parallel
-    Hyperparameter Tuning"): nobody waits for the others, so early runs are judged by few.
+    Hyperparameter Tuning"): nobody waits for the others, so early runs are judged by few. A run is judged once at a
+    rung, when it comes there: who comes later ends no one who has gone on.
     """
 
     first: Positive = field("the first judged step", unit="steps", effect="bookkeeping")
     factor: Positive = field("one in this many goes on", effect="bookkeeping")
 
-    def losing(self, courses: Mapping[int, Course], running: set[int]) -> list[int]:
+    def judge(self) -> Judge:
         """See the class."""
-        if self.factor < 2:
+        return _Rungs(self).losing
+
+
+class _Rungs:
+    """Who has come to which rung with what, in the order of the looks.
+
+    A new driver of a sweep begins with an empty memory: it takes the rungs that runs have passed as they are.
+    """
+
+    def __init__(self, rule: Asha) -> None:
+        self._rule = rule
+        self._there: dict[int, dict[int, float]] = {}
+        self._lost: set[int] = set()
+
+    def losing(self, courses: Mapping[int, Course], running: set[int]) -> list[int]:
+        """See `Judge`. What has lost runs on until its next checkpoint, but comes to no further rung."""
+        if self._rule.factor < 2:
             return []
-        found: set[int] = set()
-        rung, longest = self.first, max((max(c, default=0) for c in courses.values()), default=0)
-        while rung <= longest:
-            # What a run had reached when it came to the rung: its value there, or the first one after it.
-            at = {
-                number: self.cost(course[min(step for step in course if step >= rung)])
-                for number, course in courses.items()
-                if any(step >= rung for step in course)
-            }
-            keep = max(1, len(at) // self.factor)
-            if len(at) >= self.factor:
-                worst_kept = sorted(at.values())[keep - 1]
-                found |= {number for number in running if at.get(number, -math.inf) > worst_kept}
-            rung *= self.factor
-        return sorted(found)
+        newest: dict[int, int] = {}
+        for rung in self._rungs(courses):
+            there = self._there.setdefault(rung, {})
+            for number, course in courses.items():
+                came = min((step for step in course if step >= rung), default=None)
+                if came is None or number in there or number in self._lost:
+                    continue
+                # What a run had reached when it came to the rung: its value there, or the first one after it.
+                there[number] = self._rule.cost(course[came])
+                newest[number] = rung
+        self._lost |= {n for n, rung in newest.items() if n in running and self._loses(n, self._there[rung])}
+        return sorted(self._lost & running)
+
+    def _rungs(self, courses: Mapping[int, Course]) -> list[int]:
+        longest = max((max(course, default=0) for course in courses.values()), default=0)
+        rungs = [self._rule.first]
+        while rungs[-1] * self._rule.factor <= longest:
+            rungs.append(rungs[-1] * self._rule.factor)
+        return rungs
+
+    def _loses(self, number: int, there: Mapping[int, float]) -> bool:
+        kept = sorted(there.values())[max(1, len(there) // self._rule.factor) - 1]
+        return len(there) >= self._rule.factor and there[number] > kept

@@ -1,6 +1,8 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmx.sweep.stopping import Asha, Median
 
@@ -22,28 +24,60 @@ def asha(**changes):
 
 
 def test_median_ends_what_is_worse_than_half_at_the_same_step():
-    assert median().losing(COURSES, {3, 4}) == [3]
-    assert median().losing(COURSES, {4}) == []
+    assert median().judge()(COURSES, {3, 4}) == [3]
+    assert median().judge()(COURSES, {4}) == []
 
 
 def test_median_waits():
-    assert median(after=21).losing(COURSES, {3}) == []
-    assert median(at_least=4).losing(COURSES, {3}) == []
+    assert median(after=21).judge()(COURSES, {3}) == []
+    assert median(at_least=4).judge()(COURSES, {3}) == []
 
 
 def test_highest_turns_the_order_around():
-    assert median(best_is="highest", at_least=1).losing({0: {10: 0.9}, 1: {10: 0.1}}, {0, 1}) == [1]
+    assert median(best_is="highest", at_least=1).judge()({0: {10: 0.9}, 1: {10: 0.1}}, {0, 1}) == [1]
 
 
 def test_asha_by_hand():
-    # rung 10: values 3.0 3.1 3.2 5.0 2.0, the best two (2.0, 3.0) go on; rung 20: 2.0 2.1 2.2 4.5, the best two
-    assert asha().losing(COURSES, {0, 1, 2, 3, 4}) == [1, 2, 3]
-    assert asha(first=1000).losing(COURSES, {0, 1, 2, 3, 4}) == []
+    judge = asha().judge()
+    everyone = {0, 1, 2, 3, 4}
+    # the first comes to rung 10 alone; of two the better one goes on, of three the best one
+    assert judge({0: {10: 3.0}}, everyone) == []
+    assert judge({0: {10: 3.0}, 1: {10: 3.1}}, everyone) == [1]
+    assert judge({0: {10: 3.0, 20: 2.0}, 1: {10: 3.1}, 2: {10: 2.9}}, everyone) == [1]
+    # rung 20: 0 is there with 2.0; 1 has lost, and is not counted there though it has got so far meanwhile
+    later = {0: {10: 3.0, 20: 2.0}, 1: {10: 3.1, 20: 1.0}, 2: {10: 2.9, 20: 2.2}}
+    assert judge(later, everyone) == [1, 2]
+    assert judge(later, {0}) == []
+    assert asha(first=1000).judge()(COURSES, everyone) == []
+
+
+def test_asha_ends_no_run_for_what_others_do_where_it_has_been():
+    judge = asha().judge()
+    courses = {0: {10: 3.59, 20: 3.6, 40: 3.1, 80: 2.5}}
+    judge(courses, {0, 1, 2})
+    courses |= {1: {10: 3.5}, 2: {10: 3.4}}
+    assert judge(courses, {0, 1, 2}) == [1]
+    # nor does a driver that begins in the middle
+    assert 0 not in asha().judge()(courses, {0, 1, 2})
+
+
+@given(st.data())
+def test_asha_always_leaves_one(data):
+    judge, courses, running = asha().judge(), {n: {} for n in range(4)}, set(range(4))
+    for _ in range(data.draw(st.integers(1, 30))):
+        number = data.draw(st.sampled_from(range(4)))
+        if number in running:
+            step = max(courses[number], default=0) + 10
+            courses[number][step] = data.draw(st.floats(0, 5))
+        if data.draw(st.booleans()):
+            lost = judge(courses, running)
+            running -= set(lost) if data.draw(st.booleans()) else set()  # it ends at its next checkpoint
+    assert running - set(judge(courses, running))
 
 
 @pytest.mark.parametrize("rule", [median(at_least=1), asha()])
 def test_the_best_run_is_never_ended_and_nan_always_is(rule):
     courses = {n: {10: 1.0 + n, 20: 0.5 + n} for n in range(6)} | {6: {10: math.nan, 20: math.nan}}
-    found = rule.losing(courses, set(courses))
+    found = rule.judge()(courses, set(courses))
     assert 0 not in found
     assert 6 in found
