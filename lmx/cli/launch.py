@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def run(composed: Any, run_dir: Path) -> None:
     hash_ = _hash(tree)
     with requests():
         try:
-            _approved(config, tree)
+            _approved(composed, tree)
         except Exception:
             if run_dir.is_dir() and not any(run_dir.iterdir()):
                 run_dir.rmdir()
@@ -69,16 +70,29 @@ def _detached(folder: Path) -> None:
         )
 
 
-def _approved(config: Any, tree: dict[str, Any]) -> None:
-    """RequestError for a run on many chips that no review has approved."""
+def _approved(composed: Any, tree: dict[str, Any]) -> None:
+    """RequestError for a run on many chips that no review has approved; a dry run only says so."""
+    from lmx.config.errors import RequestError
     from lmx.run.launch_config import chips_of
 
+    config = composed.config
     most = config.approval.above_chips
-    if most is None or config.dry_run or chips_of(config) <= most:
+    if most is None or chips_of(config) <= most:
         return
     from lmx.run.approval import require
 
-    entry = require(Path(config.approval.experiments), config.name, tree, None)
+    words = [
+        word
+        for word in composed.overrides
+        if re.split(r"[.=]", word.lstrip("+~"))[0] not in (*OWN, "hydra", "output")
+    ]
+    try:
+        entry = require(Path(config.approval.experiments), config.name, tree, None, words=words)
+    except RequestError as error:
+        if not config.dry_run:
+            raise
+        print(f"lmx launch: without dry_run=true this is refused: {error}", file=sys.stderr)
+        return
     print(f"lmx launch: approved by {entry['by']} at {entry['at']}", file=sys.stderr)
 
 

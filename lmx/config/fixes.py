@@ -69,9 +69,13 @@ def _like(spot: Spot, value: Any) -> Iterator[Any]:
 
 
 def _numbers_in(text: str) -> Iterator[Any]:
-    """The number that a text starts with, with its suffix (`2 hours`: `2h`; `100 steps`: 100)."""
+    """The number that a text starts with, with its suffix (`2 hours`: `2h`; `100 steps`: 100).
+
+    Not without one that stands there as a letter: `1h` of a key in steps is not 1.
+    """
     match = re.match(
-        r"([+-]?\d+(?:[._]\d+)*(?:[eE][+-]?\d+)?)([A-Za-z]?)", text.replace(" ", "").replace(",", ".")
+        r"([+-]?\d+(?:[._]\d+)*(?:[eE][+-]?\d+)?)([A-Za-z]?)([A-Za-z]*)",
+        text.replace(" ", "").replace(",", "."),
     )
     if match is None or match[1].count(".") > 1:
         return
@@ -79,6 +83,8 @@ def _numbers_in(text: str) -> Iterator[Any]:
     number = int(digits) if digits.lstrip("+-").isdigit() else float(digits)
     if match[2]:
         yield from (f"{digits}{match[2]}", f"{digits}{match[2].swapcase()}")
+    if match[2] and not match[3]:
+        return
     yield number
     if number < 0:
         yield -number

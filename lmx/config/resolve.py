@@ -85,7 +85,7 @@ def _interpolation_problem(key: str, raw: str, error: BaseException, cfg: DictCo
     if isinstance(error, InterpolationKeyError):
         gone = _first_absent(raw, key, cfg)
         if gone:
-            paths = _paths(cfg)
+            paths = [path for path in _paths(cfg) if path != key]  # itself it cannot refer to
             beside = [p.rpartition(".")[2] for p in paths if p.rpartition(".")[0] == gone.rpartition(".")[0]]
             near = nearest_key(gone, beside, paths)
             hint = f"; the nearest is {near}" if near else ""

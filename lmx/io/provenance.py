@@ -53,6 +53,16 @@ class Start(NamedTuple):
     diffs: dict[str, str]
 
 
+def command_line() -> list[str]:
+    """The command of this process as it can be typed again."""
+    words = sys.orig_argv[1:]
+    if words[:2] == ["-m", "lmx"]:
+        return ["lmx", *words[2:]]
+    if words and Path(words[0]).name == "lmx":
+        return ["lmx", *words[1:]]
+    return list(sys.orig_argv)
+
+
 def describe_start() -> Start:
     """All that is known of this process and the code that it runs."""
     package = Path(__file__).resolve().parents[1]
@@ -68,7 +78,7 @@ def describe_start() -> Start:
         seen.add(root)
     facts = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
+        "command": command_line(),
         "directory": str(Path.cwd()),
         "code": code,
         "packages": {name: version for name in PACKAGES if (version := _version(name))},

@@ -5,6 +5,7 @@ It may die at any moment: all it knows is in the run's folder, and the next driv
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmx.config.errors import LmxError, RequestError, Resumable
+from lmx.config.foreign import cut
 from lmx.io.run_dir import IN_USE
 from lmx.launch.plan import Launch, Policy
 from lmx.launch.record import (
@@ -282,16 +284,26 @@ def first_words(launch: Launch, attempt: Attempt, seen: Seen) -> str:
     return f"{text}\n    its log: {log_file(launch.plan, attempt.number, first.index)}"
 
 
+_FATAL = (
+    re.compile(r"lmx train: "),
+    re.compile(r"F\d{4} "),  # of XLA and gRPC: what ended the process, above the stack that they print
+    re.compile(r"[\w.]*(Error|Exception|Interrupt): "),
+)
+"""Lines that say why a process has ended, the plainest first."""
+
+
 def _last_line(launch: Launch, attempt: Attempt, seen: Seen) -> str:
-    """What the process that failed first said last: the error of lmx where there is one."""
+    """What the process that failed first said last: the error of lmx where there is one, or what else was fatal."""
     first = seen.first_error
     path = log_file(launch.plan, attempt.number, first.index) if first is not None else None
     if path is None or not path.exists():
         return ""
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.splitlines() if not is_noise(line)]
-    mark = "lmx train: "
-    said = next((line for line in reversed(lines) if line.startswith(mark)), lines[-1] if lines else "")
+    said = next(
+        (line for mark in _FATAL for line in reversed(lines) if mark.match(line)), lines[-1] if lines else ""
+    )
+    said = cut(re.sub(r"^F\d{4} [^]]*\] ", "", said), 500)
     return said.removesuffix("; go on with")  # of the process alone: the run has a command of its own
 
 

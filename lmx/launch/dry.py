@@ -24,7 +24,10 @@ def steps_of(
     built.check_request()
     text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=110)
     folder = (run_dir / "launch").absolute()
-    code = snapshot(Path.cwd(), scratch / "code.tar").hash if built.takes_snapshot() else None
+    code = None
+    if built.takes_snapshot():
+        code = snapshot(Path.cwd(), scratch / "code.tar").hash
+        built.check_code(scratch / "code.tar")
     write_atomic(scratch / "config.yaml", text)
     plan = Plan(run_dir.name, folder, built.run_dir(run_dir), {}, code, text)
     return [Step(file=str(plan.config), input=text), *built.steps(plan)]

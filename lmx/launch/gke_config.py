@@ -66,6 +66,12 @@ class Gke(Target):
 
         check_request(self)
 
+    def check_code(self, archive: Path) -> None:
+        """See `Target`: it goes into a ConfigMap."""
+        from lmx.launch.gke_manifest import check_size, packed
+
+        check_size(len(packed(archive)), archive)
+
     def takes_snapshot(self) -> bool:
         """Whether the code of this checkout is sent."""
         return self.code == "snapshot"

@@ -6,6 +6,7 @@ import hashlib
 import lzma
 import re
 import shlex
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,7 @@ def job_of(target: Gke, plan: Plan, number: int) -> jobset.Job:
     files: dict[str, str | bytes] = {"config.yaml": frozen(plan), "run.sh": script(target, plan, number)}
     if target.code == "snapshot":
         files[ARCHIVE] = packed(plan.folder / "code.tar")
-    size = sum(len(data) for data in files.values())
-    if size > LIMIT:
-        raise RequestError(
-            f"target.code=snapshot: the checkout is {size / 1e6:.1f} MB when packed, and goes to the cluster in a "
-            f"ConfigMap of at most {LIMIT / 1e6:g} MB; let git ignore what is large, or build it into the image and "
-            "set target.code=installed"
-        )
+    check_size(sum(len(data) for data in files.values()), plan.folder / "code.tar")
     return jobset.Job(
         name=name_of(plan, number),
         run=run_label(plan),
@@ -132,6 +127,24 @@ def frozen(plan: Plan) -> str:
 def packed(archive: Path) -> bytes:
     """The code, as small as it gets: the image's Python unpacks it. A word in its place where nothing is sent."""
     return lzma.compress(archive.read_bytes()) if archive.exists() else b"(the code, packed)"
+
+
+def check_size(size: int, archive: Path) -> None:
+    """RequestError, with the largest files of `archive`, where so many bytes do not fit into a ConfigMap."""
+    if size > LIMIT:
+        raise RequestError(
+            f"target.code=snapshot: the checkout is {size / 1e6:.1f} MB when packed, and goes to the cluster in a "
+            f"ConfigMap of at most {LIMIT / 1e6:g} MB{_largest(archive)}; leave out what no run needs (.gitignore, "
+            "or PATTERN export-ignore in .gitattributes), or build it into the image and set target.code=installed"
+        )
+
+
+def _largest(archive: Path) -> str:
+    if not archive.exists():  # the configuration alone is too large
+        return ""
+    with tarfile.open(archive) as tar:
+        files = sorted(tar.getmembers(), key=lambda member: -member.size)[:3]
+    return f" (the largest files: {', '.join(f'{one.name} {one.size / 1e3:,.0f} kB' for one in files)})"
 
 
 def script(target: Gke, plan: Plan, number: int) -> str:

@@ -112,6 +112,10 @@ def attach(launch: Launch, *, say: Say, show: Say) -> Ended:
     while True:
         who = driver(folder)
         if who is None:
+            if read(launch.plan) and last_word(folder) is None:
+                say(
+                    "nobody drives this run: from now on this process does, and stops it when it is interrupted"
+                )
             try:
                 return drive(launch, say=say, show=screen)
             except Driven:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +35,7 @@ from lmx.io.lines import (
     misfit,
     read_record,
 )
+from lmx.io.provenance import command_line
 from lmx.launch.code import snapshot
 from lmx.launch.target import Plan, Target
 
@@ -99,7 +99,7 @@ def freeze(
         "config_hash": hash_,
         "target": dict(target),
         "policy": policy._asdict(),
-        "command": sys.argv,
+        "command": command_line(),
         "directory": os.getcwd(),
         "machine": platform.node(),
         "time": time.time(),

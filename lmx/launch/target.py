@@ -156,6 +156,9 @@ class Target(Component):
     def check_request(self) -> None:
         """RequestError where this machine alone can tell that the target cannot be: no host, no such program."""
 
+    def check_code(self, archive: Path) -> None:
+        """RequestError where a snapshot of the code cannot be sent: it is too large."""
+
     def takes_snapshot(self) -> bool:
         """Whether the code of this checkout is sent to the hosts."""
         return False

@@ -34,12 +34,12 @@ class Kept(NamedTuple):
 
     activations  bytes that grow with the batch
     cast         copies of weights in another dtype, as a part of all parameters: 1.0 where every weight is cast
-    largest      (shape, dtype, bytes) of the largest activations, of all layers together
+    largest      (shape, dtype, bytes, how many) of the largest activations: those of one shape, of all layers, together
     """
 
     activations: int
     cast: float
-    largest: list[tuple[str, str, int]]
+    largest: list[tuple[str, str, int, int]]
 
 
 def local_model(config: Any, rules: Rules, sizes: Mapping[str, int]) -> Any:
@@ -116,17 +116,18 @@ def kept_for_backward(
         return jax.vjp(lambda p: objective(p, batch), params, has_aux=True)[1]
 
     total, cast, elements = 0.0, 0, param_tree.count(model.specs)
-    found: dict[tuple[str, str], float] = {}
+    found: dict[tuple[str, str], list[float]] = {}
     for leaf in jax.tree.leaves(jax.eval_shape(backward, params, batch)):
         if any(n and n % ROWS == 0 for n in leaf.shape):
             cut = shares["residual"] if leaf.shape[-1:] == _width(model) else shares["length"]
             size = _bytes(leaf, tpu) * rows / ROWS / cut
             total += size
             key = (_shown(leaf.shape, rows), leaf.dtype.name)
-            found[key] = found.get(key, 0.0) + size
+            found.setdefault(key, []).append(size)
         elif leaf.dtype != jnp.dtype(param_dtype) and jnp.issubdtype(leaf.dtype, jnp.floating):
             cast += math.prod(leaf.shape)
-    largest = sorted(((s, d, round(n)) for (s, d), n in found.items()), key=lambda item: -item[2])
+    alike = [(shape, dtype, round(sum(sizes)), len(sizes)) for (shape, dtype), sizes in found.items()]
+    largest = sorted(alike, key=lambda item: -item[2])
     return Kept(round(total), min(cast / elements, 1.0), largest[:10])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import shlex
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -40,19 +41,34 @@ def approve(
     topology: str,
     by: str | None,
 ) -> dict[str, Any]:
-    """Adds an approval to FOLDER/NAME/approved.json, with the points of a sweep around it."""
+    """Adds an approval to FOLDER/NAME/approved.json, with a sweep around it: its points, and what is between."""
     path = folder / name / APPROVED
     entry = {
         "by": by or _me(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **fingerprint(tree, topology),
         "sweep": [tree_hash(train_tree(point), TrainConfig)[:32] for point in points],
+        "ranges": _ranges(points),
         "values": flatten(train_tree(tree)),
     }
     entries = [e for e in approvals(path) if e["config"] != entry["config"]]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json([*entries, entry], indent=1) + "\n")
     return entry
+
+
+def _ranges(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Leaf -> the values that it takes, of those in which the points differ."""
+    trees = [flatten(train_tree(point)) for point in points]
+    found = {key: [tree.get(key) for tree in trees] for key in dict.fromkeys(key for t in trees for key in t)}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _inside(value: Any, values: Sequence[Any]) -> bool:
+    """Whether a value is one of these, or a number between them."""
+    numbers = [v for v in (value, *values) if isinstance(v, int | float) and not isinstance(v, bool)]
+    between = len(numbers) == len(values) + 1 and min(numbers[1:]) <= numbers[0] <= max(numbers[1:])
+    return value in values or between
 
 
 def approvals(path: Path) -> list[dict[str, Any]]:
@@ -65,8 +81,12 @@ def approvals(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be read: {error}") from error
     for entry in found if isinstance(found, list) else [None]:
-        expect_shape(path, entry, {**shape, "sweep": is_texts, "values": is_object})
+        expect_shape(path, entry, {**shape, "sweep": is_texts, "ranges": _are_ranges, "values": is_object})
     return found
+
+
+def _are_ranges(value: Any) -> bool:
+    return is_object(value) and all(isinstance(values, list) for values in value.values())
 
 
 def _me() -> str:
@@ -82,38 +102,65 @@ def _me() -> str:
     return " ".join(words) or getpass.getuser()
 
 
-def require(folder: Path, name: str, tree: Mapping[str, Any], topology: str | None) -> dict[str, Any]:
+def require(
+    folder: Path, name: str, tree: Mapping[str, Any], topology: str | None, *, words: Sequence[str] = ()
+) -> dict[str, Any]:
     """The approval of this run; RequestError that says what differs from the nearest one that is approved.
 
-    `topology` None: the place it runs on does not tell, so that of the approval counts.
+    `topology` None: the place it runs on does not tell, so that of the approval counts. `words`: the overrides that
+    make the run, for the command that approves it.
     """
     entries = approvals(folder / name / APPROVED)
-    cure = f"lmx review approve experiment={name} ..., with the same overrides"
+    cure = _cure(name, words)
     if not entries:
-        raise RequestError(f"{name}: nothing is approved ({folder / name / APPROVED}); {cure}")
+        raise RequestError(f"{name}: nothing is approved ({folder / name / APPROVED} is not there)\n  {cure}")
     asked = fingerprint(tree, topology or "")
     for entry in entries:
-        known = asked["config"] == entry["config"] or asked["config"] in entry["sweep"]
+        known = (
+            asked["config"] == entry["config"] or asked["config"] in entry["sweep"] or _between(entry, tree)
+        )
         if known and entry["code"] == asked["code"] and topology in (None, entry["topology"]):
             return entry
     near = min(entries, key=lambda e: len(_differing(e, tree)))
-    lines = _differing(near, tree)
+    lines = [
+        f"{key}: {before} -> {after}"
+        + (f" (approved: {near['ranges'][key]})" if key in near["ranges"] else "")
+        for key, (before, after) in _differing(near, tree).items()
+    ]
     if near["code"] != asked["code"]:
-        lines.append("the code or its dependencies are others")
+        lines.append("the code of lmx, or the versions of what it is installed with")
     if topology is not None and near["topology"] != topology:
         lines.append(f"topology: {near['topology']} -> {topology}")
     told = "\n".join(f"    {cut(line, 300)}" for line in lines[:20])
     by, at = cut(near["by"], 72), cut(near["at"], 40)
     raise RequestError(
-        f"{name}: this run is not approved. From the one that {by} approved at {at} it differs in\n{told}\n  {cure}"
+        f"{name}: this run is not approved. From the one that {by} approved at {at} differs\n{told}\n  {cure}"
     )
 
 
-def _differing(entry: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
+def _cure(name: str, words: Sequence[str]) -> str:
+    if any(word.startswith("experiment=") for word in words):
+        return shlex.join(["lmx", "review", "approve", *words])
+    return (
+        f"what is approved is an experiment: keep this one in conf/experiment/{name}.yaml, then lmx review approve "
+        f"experiment={name}; or launch it with approval.above_chips=null"
+    )
+
+
+def _between(entry: Mapping[str, Any], tree: Mapping[str, Any]) -> bool:
+    """Whether the run lies inside of what an approved sweep varies."""
+    leaves = _differing(entry, tree)
+    return all(
+        key in entry["ranges"] and _inside(after, entry["ranges"][key]) for key, (_, after) in leaves.items()
+    )
+
+
+def _differing(entry: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Leaf -> (approved, asked for), of all that change what is computed."""
     from lmx.config.schema import effect_of
 
     new, old = flatten(train_tree(tree)), entry["values"]
-    lines = []
+    found = {}
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key, "(none)"), new.get(key, "(none)")
         if before == after:
@@ -123,8 +170,8 @@ def _differing(entry: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
                 continue
         except KeyError:
             pass
-        lines.append(f"{key}: {before} -> {after}")
-    return lines
+        found[key] = (before, after)
+    return found
 
 
 def code_hash() -> str:

@@ -25,6 +25,7 @@ class Extent(NamedTuple):
     name      what a message calls it
     key       the configuration key that sets its size, or None where several do
     multiple  how many elements each part must have a multiple of
+    tokens    of an element, where the key counts tokens; 0 where it counts elements
     """
 
     name: str
@@ -32,6 +33,7 @@ class Extent(NamedTuple):
     axis: str
     key: str | None = None
     multiple: int = 1
+    tokens: int = 0
 
 
 def check_fit(config: TrainConfig, specs: Tree, mesh: jax.sharding.Mesh) -> None:
@@ -60,9 +62,10 @@ def fit_problems(config: TrainConfig, specs: Tree, sizes: Mapping[str, int]) -> 
         message = f"{extent.name} cannot be split {parts // extent.multiple} ways ({over}){twice}"
         if extent.key is not None:
             grown = -(-extent.size // parts) * parts
-            problems.append(
-                Problem(extent.key, message, extent.size, fix=f"{extent.key}={grown}", kind="mesh")
-            )
+            value = f"{grown * extent.tokens} tokens" if extent.tokens else grown
+            fix = write_override(extent.key, value)
+            said = config.trainer.global_batch_size if extent.tokens else extent.size
+            problems.append(Problem(extent.key, message, said, fix=fix, kind="mesh"))
             continue
         if better:
             shape = " x ".join(f"{name} {size}" for name, size in better.items())
@@ -116,8 +119,9 @@ def _trainer_extents(config: TrainConfig, sizes: Mapping[str, int]) -> list[Exte
         counted,
         sequences,
         "batch",
-        None if tokens else "trainer.global_batch_size",
+        "trainer.global_batch_size",
         trainer.accumulation * stages,
+        length if tokens else 0,
     )
     ring = 2 if config.mesh.context_attention == "ring" and split_axes(rules, "length") else 1
     key = "trainer.sequence_length"

@@ -227,23 +227,18 @@ def _beside(runs: Sequence[Old], target: Target) -> list[Beside]:
 
 
 def _history(runs: Sequence[Old], beside: Sequence[Beside], past: Past | None, shown: int) -> dict[str, Any]:
-    predicted = [{**b._asdict(), "ratio": b.ratio} for b in beside]
+    predicted = list(beside)
     if not beside and past is not None:
-        speeds = [run for run in runs if run.speed and run.step_time]
-        for run in speeds[:shown]:
-            told = run.step_time * run.speed / past.middle  # type: ignore[operator]
-            predicted.append(
-                {
-                    "path": run.path,
-                    "predicted": told,
-                    "measured": run.step_time,
-                    "ratio": run.step_time / told,  # type: ignore[operator]
-                }
-            )
+        for run in [run for run in runs if run.speed and run.step_time][:shown]:
+            others = past_speed([other for other in runs if other is not run], [run.device_kind])
+            if others is None:  # a run cannot be foretold from itself
+                continue
+            told = run.step_time * run.speed / others.middle  # type: ignore[operator]
+            predicted.append(Beside(run.path, told, run.step_time))  # type: ignore[arg-type]
     return {
         "runs": [run._asdict() for run in runs[:shown]],
         "looked_at": len(runs),
-        "predictions": predicted,
+        "predictions": [{**b._asdict(), "ratio": b.ratio} for b in predicted],
     }
 
 

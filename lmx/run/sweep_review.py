@@ -8,6 +8,8 @@ from typing import Any
 from lmx.config.compose import Composer
 from lmx.config.errors import ConfigError, RequestError
 from lmx.config.sweep import Point, check_sweep
+from lmx.config.text import counted
+from lmx.params import named_params
 from lmx.review.page import Cells, Section, shown
 from lmx.review.programs_text import size
 from lmx.run.config import TrainConfig
@@ -77,6 +79,7 @@ def preflight(
         "do_not_fit": [row["number"] for row in rows if not row["fits"]],
         "chip_hours": total("chip_hours"),
         "cost": total("cost"),
+        "currency": None if asked.prices is None else asked.prices.currency,
     }
 
 
@@ -112,9 +115,12 @@ def _offending(followed: Followed, report: dict[str, Any]) -> dict[str, Any]:
     largest = max(parts, key=lambda name: parts[name])
     kept = followed.outline.kept.largest
     if largest == "kept activations" and kept:
-        shape, dtype, n = kept[0]
-        return {"name": "activations kept for the backward pass", "shape": f"{dtype}[{shape}]", "bytes": n}
-    return {"name": largest, "shape": "", "bytes": parts[largest]}
+        shape, dtype, n, count = kept[0]
+        name = f"activations kept for the backward pass, {counted(count, 'array')} of"
+        return {"name": name, "shape": f"{dtype}[{shape}]", "bytes": n}
+    path, param = max(named_params(followed.outline.model.specs).items(), key=lambda item: item[1].size)
+    shape = f"[{'x'.join(map(str, param.shape))}] is the largest array"
+    return {"name": f"{largest}, of which {path}", "shape": shape, "bytes": parts[largest]}
 
 
 def smallest_fix(followed: Followed, asked: Asked) -> list[str] | None:
@@ -157,6 +163,7 @@ def sections(doc: dict[str, Any]) -> list[Section]:
         )
     blocks.append(
         f"{doc['points']} points, {doc['duplicates']} of them the same as another; {doc['programs']} programs; "
-        f"in the order above {shown(doc['chip_hours'], 'number')} chip-hours, cost {shown(doc['cost'], 'money')}."
+        f"in the order above {shown(doc['chip_hours'], 'number')} chip-hours, cost {shown(doc['cost'], 'money')}"
+        f"{' ' + doc['currency'] if doc['cost'] is not None and doc['currency'] else ''}."
     )
     return [Section("Points, in the order in which they share programs", blocks)]

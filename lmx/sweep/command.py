@@ -19,6 +19,7 @@ from lmx.config.sweep import Point
 from lmx.config.text import counted
 from lmx.io.files import to_json
 from lmx.io.journal import driver
+from lmx.io.provenance import command_line
 from lmx.io.records import read_metrics
 from lmx.launch.fits import misfit
 from lmx.launch.versions import forget
@@ -88,7 +89,7 @@ def run(composed: Any) -> Path:
         "schema": SCHEMA
     }
     program = [sys.executable, str(Path(attempt.__file__).absolute())]
-    plan = make_plan(folder, frozen, command=sys.argv, program=program, settings=settings)
+    plan = make_plan(folder, frozen, command=command_line(), program=program, settings=settings)
     say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build(folder)), 'pod')}: {folder}")
     _fitting(plan, config.pool)
     cost = cost_of(plan.jobs, list(config.pool.targets().values()), config.hours_per_job)
@@ -278,13 +279,12 @@ def _detach(folder: Path, *more: str) -> None:
             start_new_session=True,
             env=dict(os.environ),
         )
-    while driver(folder) is None:
+    while f"process {child.pid} " not in (who := driver(folder) or ""):
         if child.poll() is not None:
             if child.returncode == DONE:
                 break
-            raise LmxError(
-                f"the driver ended at once (exit code {child.returncode}); see {folder / 'driver.log'}"
-            )
+            why = f": {who} works on this sweep already" if who else f" (exit code {child.returncode})"
+            raise LmxError(f"the driver ended at once{why}; see {folder / 'driver.log'}")
         time.sleep(0.1)
     say(f"in the background: process {child.pid}, log {folder / 'driver.log'}\n    lmx sweep status {folder}")
 

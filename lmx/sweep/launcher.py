@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from lmx.config.errors import STOPPED, ConfigError
+from lmx.io.provenance import command_line
 from lmx.sweep.config import Pool, Retries
 from lmx.sweep.cost import cost_of
 from lmx.sweep.driver import Driver, Hooks
@@ -139,7 +140,7 @@ def _drive(launcher: Any, pool: Pool, folder: Path, jobs: list[Job]) -> None:
         "poll": launcher.poll,
         "schema": SCHEMA if isinstance(pool, Gangs) else None,
     }
-    plan = make_plan(folder, frozen, command=sys.argv, program=program, settings=settings, code={})
+    plan = make_plan(folder, frozen, command=command_line(), program=program, settings=settings, code={})
     cost = cost_of(jobs, list(pool.targets().values()), None)
     if cost is not None:
         _say(cost.words())

@@ -131,6 +131,19 @@ def test_a_killed_process_is_named(tmp_path, monkeypatch):
     assert "process 1 on this machine was killed by signal 9" in ended.message
 
 
+def test_a_stack_is_not_the_last_word(tmp_path, monkeypatch):
+    monkeypatch.setattr("lmx.launch.drive.SETTLE", 0.3)
+    fatal = "F1129 09:35:01.5 123 client.h:77] Terminating process: DEADLINE_EXCEEDED: RegisterTask"
+    given = launch(
+        tmp_path,
+        f'if [ $TASK = 1 ]; then echo "{fatal}" >&2; echo "    @ 0x7f52 PyObject_Call" >&2; exit 3; fi; sleep 300',
+        processes=2,
+        policy=POLICY._replace(max_failures=0),
+    )
+    ended, _, _ = run(given)
+    assert "exit code 3\n    Terminating process: DEADLINE_EXCEEDED: RegisterTask\n" in ended.message
+
+
 def test_stop_from_elsewhere_ends_those_processes_alone(tmp_path):
     given = launch(tmp_path, f"n=7; trap '{CHECKPOINT}; exit 75' TERM; sleep 300 & wait")
     bystander = subprocess.Popen(["sleep", "300"])

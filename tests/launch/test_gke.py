@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -103,9 +104,14 @@ def test_wrong_requests(changes, message):
 
 def test_code_that_is_too_large(tmp_path):
     plan = plain(tmp_path)
-    (plan.folder / "code.tar").write_bytes(os.urandom(1_100_000))
-    with pytest.raises(RequestError, match=r"1\.1 MB when packed.*target\.code=installed"):
+    (tmp_path / "big.bin").write_bytes(os.urandom(1_100_000))
+    with tarfile.open(plan.folder / "code.tar", "w") as tar:
+        tar.add(tmp_path / "big.bin", "data/big.bin")
+    message = r"1\.1 MB when packed.*data/big\.bin 1,100 kB.*target\.code=installed"
+    with pytest.raises(RequestError, match=message):
         gke_manifest.manifests(target_of(code="snapshot"), plan, 0)
+    with pytest.raises(RequestError, match=message):  # and of a dry run
+        target_of(code="snapshot").check_code(plan.folder / "code.tar")
 
 
 def test_no_kubectl(tmp_path):

@@ -49,6 +49,17 @@ def test_only_what_was_approved_may_start(tmp_path):
     approve(tmp_path, "quickstart", tree, [point], topology="v5p:2x2x1", by="A Person")
     assert require(tmp_path, "quickstart", tree, "v5p:2x2x1")["by"] == "A Person"
     assert require(tmp_path, "quickstart", point, None)
+    more = tree_of("experiment=quickstart", "optimizer.learning_rate=0.03")
+    approve(tmp_path, "quickstart", tree, [point, more], topology="v5p:2x2x1", by="A Person")
+    between = tree_of("experiment=quickstart", "optimizer.learning_rate=0.015")
+    assert require(tmp_path, "quickstart", between, None)
+    words = ["experiment=quickstart", "optimizer.learning_rate=0.04"]
+    beyond = tree_of(*words)
+    with pytest.raises(
+        RequestError, match=r"learning_rate: 0\.02 -> 0\.04 \(approved: \[0\.01, 0\.03\]\)"
+    ) as error:
+        require(tmp_path, "quickstart", beyond, None, words=words)
+    assert "\n  lmx review approve experiment=quickstart optimizer.learning_rate=0.04" in str(error.value)
     assert require(tmp_path, "quickstart", tree_of("experiment=quickstart", "trainer.log_every=1"), None)
     other = tree_of("experiment=quickstart", "trainer.seed=7")
     with pytest.raises(RequestError, match=r"trainer.seed: 0 -> 7"):
