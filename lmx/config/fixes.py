@@ -71,7 +71,7 @@ def _like(spot: Spot, value: Any) -> Iterator[Any]:
 def _numbers_in(text: str) -> Iterator[Any]:
     """The number that a text starts with, with its suffix (`2 hours`: `2h`; `100 steps`: 100).
 
-    Not without one that stands there as a letter: `1h` of a key in steps is not 1.
+    Not without a letter that scales it: `1h` of a key in steps is not 1, nor is `10Q` 10.
     """
     match = re.match(
         r"([+-]?\d+(?:[._]\d+)*(?:[eE][+-]?\d+)?)([A-Za-z]?)([A-Za-z]*)",
@@ -83,7 +83,7 @@ def _numbers_in(text: str) -> Iterator[Any]:
     number = int(digits) if digits.lstrip("+-").isdigit() else float(digits)
     if match[2]:
         yield from (f"{digits}{match[2]}", f"{digits}{match[2].swapcase()}")
-    if match[2] and not match[3]:
+    if match[2] in tuple("kKmMbBgGtTqQshd") and not match[3]:
         return
     yield number
     if number < 0:
