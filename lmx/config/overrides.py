@@ -15,6 +15,9 @@ from lmx.config.near import nearest
 from lmx.config.origins import command_line
 from lmx.config.sources import Tree
 
+_LISTED = 30
+"""Options of a group that a message lists; of more it names the nearest."""
+
 
 class Sorted(NamedTuple):
     """The sound overrides of a command line, each list in the order given.
@@ -262,6 +265,9 @@ def _group_problem(tree: Tree, override: Override, choices: dict[str, Any]) -> P
         meant = nearest(str(unknown[0]), options) if value is not None else None
         fix = write_override(key, meant or default) if meant or default else None
         shown = f"the options are {', '.join(options)}" if options else "the group has none"
+        if len(options) > _LISTED:
+            near = f"the nearest is {meant}; " if meant else ""
+            shown = f"{near}--help {group} lists all of them"
         return problem(f"no such option; {shown}", fix, "unknown_option")
     if listed and (override.is_add() or override.is_force_add()):
         return problem(

@@ -1,6 +1,7 @@
 import pytest
 
 from lmx.config.errors import RequestError
+from lmx.sweep.command import swept
 from lmx.sweep.grammar import Grammar
 from tests.support import read_option
 
@@ -18,6 +19,12 @@ def test_lists_of_a_zip_go_in_step_and_parts_are_multiplied():
         ["model.d_model=128", "a.b=null", "optimizer=adamw"],
         ["model.d_model=128", "a.b=null", "optimizer=muon"],
     ]
+
+
+def test_every_point_of_the_speedrun_holds():
+    grammar = Grammar.model_validate({k: v for k, v in read_option("points", "speedrun").items()})
+    found = swept(grammar, [], elsewhere=True)
+    assert len({point.composed.hash for point in found}) == len(found) == 9
 
 
 def test_a_chain_is_one_sweep_after_the_other():
