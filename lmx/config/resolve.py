@@ -85,9 +85,10 @@ def _interpolation_problem(key: str, raw: str, error: BaseException, cfg: DictCo
     if isinstance(error, InterpolationKeyError):
         gone = _first_absent(raw, key, cfg)
         if gone:
-            paths = [path for path in _paths(cfg) if path != key]  # itself it cannot refer to
+            paths = _paths(cfg)
             beside = [p.rpartition(".")[2] for p in paths if p.rpartition(".")[0] == gone.rpartition(".")[0]]
             near = nearest_key(gone, beside, paths)
+            near = None if near == key else near  # it cannot refer to itself
             hint = f"; the nearest is {near}" if near else ""
             fix = f"{key}=${{{near}}}" if near and re.fullmatch(r"\$\{[^{}:]*\}", raw) else None
             message = f"{raw} refers to {gone}, which does not exist{hint}"
