@@ -104,6 +104,9 @@ def judge(looks: Sequence[Look], step_times: Sequence[float], soak: Soak) -> dic
         "seconds": round(last, 1),
         "steps": len(step_times),
         "memory_mib": round(float(memory[-1]), 1),
+        "memory_course_mib": [
+            round(float(m)) for m in memory[np.linspace(0, len(memory) - 1, 9).astype(int)]
+        ],
         "memory_slope_mib_per_hour": round(slope, 2),
         "memory_growth_mib": round(growth, 2),
         "open_files": seen[-1].files,
@@ -163,7 +166,8 @@ def as_text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{result['seconds']:.0f} s, {result['steps']} rows of metrics",
-            f"resident memory {result['memory_mib']:.0f} MiB, {result['memory_slope_mib_per_hour']:+.1f} MiB an hour",
+            f"resident memory {result['memory_mib']:.0f} MiB, {result['memory_slope_mib_per_hour']:+.1f} MiB an hour "
+            f"(at every eighth of what is judged: {', '.join(map(str, result['memory_course_mib']))})",
             f"open files {result['open_files']} ({result['open_files_growth']:+d}), threads {result['threads']}",
             f"step {1e3 * result['step_time_first']:.1f} ms -> {1e3 * result['step_time_last']:.1f} ms "
             f"({100 * result['slower']:+.1f} %)",
