@@ -13,11 +13,13 @@ what the user has set is never changed.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import glob
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 MARK = "LMX_ENVIRONMENT"
@@ -54,6 +56,25 @@ def settings(
     if MARK in environment or not on_cpu or not computes:
         return {}
     return {name: value for name, value in ALLOCATOR.items() if name not in environment} | {MARK: "set"}
+
+
+def trimmer(every: float = 60.0) -> Callable[[], None]:
+    """A function that gives free room in the heap back to the system, if `every` seconds have gone by since the last time.
+
+    Now and then something small that stays comes to lie where a large buffer was. The buffer finds another place, and
+    both would stay resident. Does nothing where the settings above are not in force.
+    """
+    if os.environ.get(MARK) != "set" or not _gnu_libc():
+        return lambda: None
+    trim, last = ctypes.CDLL(None).malloc_trim, time.monotonic()
+
+    def now_and_then() -> None:
+        nonlocal last
+        if time.monotonic() - last > every:
+            trim(0)
+            last = time.monotonic()
+
+    return now_and_then
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from lmx.config.environment import trimmer
 from lmx.config.errors import LmxError, Resumable
 from lmx.data.windows import batches_without, gone_back
 from lmx.io.progress import duration as readable
@@ -66,6 +67,7 @@ class Run(OpenRun):
         self.row_written = self.start
         self.evaluated: tuple[int, Evaluation] | None = None
         self.profiling = False
+        self.trim = trimmer()
         self.compiled: set[bool] = set()  # kinds of steps, with norms and without, that every process can do
         self.observers.start(self.start, self.total)
 
@@ -214,6 +216,7 @@ class Run(OpenRun):
             self.save(step, state)
             look_at_stop_file()
         self._profile(step)
+        self.trim()
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         """Puts evaluation loss and bits per byte into this step's row."""

@@ -17,7 +17,7 @@ COMMON = (
 )
 OF_DENSE = ("model.n_layers=1", "trainer.global_batch_size=8", "trainer.eval_batch_size=8")
 OF_EXPERTS = (
-    *("experiment=verify_moe", "model.n_layers=2"),
+    *("experiment=verify_moe", "model.n_layers=2", "model.moe.balance_loss=0.01"),
     *("trainer.global_batch_size=16", "trainer.eval_batch_size=16"),
 )
 MUON = ("optimizer=muon", "optimizer.newton_schulz.dtype=float32")
