@@ -13,7 +13,6 @@ what the user has set is never changed.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import glob
 import os
@@ -59,13 +58,15 @@ def settings(
 
 
 def trimmer(every: float = 60.0) -> Callable[[], None]:
-    """A function that gives free room in the heap back to the system, if `every` seconds have gone by since the last time.
+    """A function that gives free room in the heap back to the system, at most once in `every` seconds.
 
     Now and then something small that stays comes to lie where a large buffer was. The buffer finds another place, and
     both would stay resident. Does nothing where the settings above are not in force.
     """
     if os.environ.get(MARK) != "set" or not _gnu_libc():
         return lambda: None
+    import ctypes
+
     trim, last = ctypes.CDLL(None).malloc_trim, time.monotonic()
 
     def now_and_then() -> None:

@@ -63,3 +63,32 @@ def test_second_start_keeps_process_arguments_input_and_exit_code(tmp_path):
     first, second = done.stdout.splitlines()
     assert second == f"{first} 1 set ['train', 'a b', \"x='1,2'\"] typed"
     assert done.returncode == 7
+
+
+HOLE = """
+import time
+from lmx.config.environment import trimmer
+
+def resident():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) * 1024
+
+trim = trimmer(every=0.0)
+large = bytearray(200 << 20)
+small = bytearray(1 << 16)  # above it
+del large
+before = resident()
+time.sleep(0.01)
+trim()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the GNU C library's malloc")
+def test_room_that_a_large_buffer_has_left_goes_back_to_the_system():
+    freed = lambda more: int(
+        subprocess.run(
+            [sys.executable, "-c", HOLE], env=os.environ | more, capture_output=True, text=True, check=True
+        ).stdout
+    )
+    assert freed(ALLOCATOR | {MARK: "set"}) > 150 << 20
+    assert freed(ALLOCATOR | {MARK: "off"}) < 50 << 20
