@@ -8,11 +8,14 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.config.compose import Composed
 from lmx.config.errors import FAILED, ConfigError, LmxError
+from lmx.review.target import Target
+from lmx.run.outline import outline
 from lmx.run.same_run import Comparison, compare_runs, last_checkpoint
 from lmx.run.trial import Ended, Trial
 from lmx.run.verify_resume_config import VerifyResume
@@ -68,7 +71,7 @@ class Resumed(NamedTuple):
 
 
 def tree_of(composed: Composed[VerifyResume], place: str) -> dict[str, Any]:
-    """The configuration of the runs that begin at a place; ConfigError where it has none."""
+    """The configuration of the runs that begin at a place; ConfigError where it has none, or one that does not fit."""
     config = composed.config
     own = [
         *(f"trainer.{key}=null" for key in ("tokens", "epochs", "duration")),
@@ -88,6 +91,14 @@ def tree_of(composed: Composed[VerifyResume], place: str) -> dict[str, Any]:
     found, problems = composed.composer.check([*kept, *own])
     if found is None:
         raise ConfigError(problems, f"verify resume, place {place}")
+    devices, processes = config.verify.devices, config.verify.processes[place]
+    try:
+        outline(found.config, Target(f"cpu:{devices}", None, devices, processes))
+    except ConfigError as error:
+        problems = [
+            replace(one, fix="verify.mesh=hsdp" if place == "mesh" else one.fix) for one in error.problems
+        ]
+        raise ConfigError(problems, f"verify resume, place {place}") from None
     return {key: value for key, value in found.tree.items() if key not in OWN}
 
 
@@ -97,7 +108,10 @@ class Bench:
     def __init__(self, composed: Composed[VerifyResume], folder: Path) -> None:
         self.config, self.folder = composed.config, folder
         verify = self.config.verify
-        self.trees = {place: tree_of(composed, place) for place in verify.processes}
+        killed = [place for place, share in verify.killed.items() if share]
+        moved = [place for place, others in verify.moved.items() if others]
+        reached = [to for others in verify.moved.values() for to in others]
+        self.trees = {place: tree_of(composed, place) for place in dict.fromkeys([*killed, *moved, *reached])}
         self.random = random.Random(self.config.seed)
         self.straight: dict[str, Path] = {}
         self.wall: dict[str, float] = {}

@@ -13,6 +13,7 @@ from collections import Counter
 import pytest
 
 from lmx.config.compose import Composer
+from lmx.config.errors import ConfigError
 from lmx.run.same_run import Comparison, Difference
 from lmx.run.verify_faults_config import VerifyFaults
 from lmx.run.verify_resume import PHASES, Bench, NotExact, Resumed, _shares, check, report
@@ -38,6 +39,14 @@ def test_contradictions():
     assert keys("verify faults", VerifyFaults) == []
     assert keys("verify faults", VerifyFaults, "verify.rows=[kill_hots]") == ["verify.rows"]
     assert keys("verify faults", VerifyFaults, "verify.at=4") == ["verify.at"]
+
+
+def test_a_mesh_that_the_model_cannot_have_is_told_before_anything_runs(tmp_path):
+    words = ["experiment=quickstart", "verify.mesh=fsdp_tp"]  # of three heads
+    with pytest.raises(
+        ConfigError, match=r"heads = 3 .* cannot be split 2 ways[\s\S]*fix: verify\.mesh=hsdp"
+    ):
+        Bench(composed("verify resume", VerifyResume, *words)[0], tmp_path)
 
 
 def test_every_row_of_faults_has_a_configuration():
