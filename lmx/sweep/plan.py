@@ -90,9 +90,9 @@ def read_plan(folder: Path) -> Plan:
 
 def _are_jobs(value: Any) -> bool:
     shape = {"number": is_count, "overrides": is_texts, "hash": is_text, "config": is_object}
-    jobs = value if isinstance(value, list) else [None]
-    sound = all(isinstance(job, dict) and misfit(job, shape) is None for job in jobs)
-    return sound and len({job["number"] for job in jobs}) == len(jobs)
+    if not isinstance(value, list) or not all(is_object(job) and misfit(job, shape) is None for job in value):
+        return False
+    return len({job["number"] for job in value}) == len(value)
 
 
 def _are_counts(value: Any) -> bool:
