@@ -64,11 +64,11 @@ class Median(Stopping):
 
 
 class Asha(Stopping):
-    """A run that comes to a rung goes on only among the best 1/`factor` of those that are there already, at least one.
+    """At each rung a run goes on only among the best 1/`factor` of those that have come there by then, at least one.
 
     Asynchronous successive halving in its stopping form (Li et al. 2020, "A System for Massively Parallel
-    Hyperparameter Tuning"): nobody waits for the others, so early runs are judged by few. A run is judged once at a
-    rung, when it comes there: who comes later ends no one who has gone on.
+    Hyperparameter Tuning"): nobody waits for the others, so early runs are judged by few. A run is judged at a rung
+    from when it comes there until it comes to the next: who comes later ends no one who has gone on.
     """
 
     first: Positive = field("the first judged step", unit="steps", effect="bookkeeping")
@@ -89,22 +89,25 @@ class _Rungs:
         self._rule = rule
         self._there: dict[int, dict[int, float]] = {}
         self._lost: set[int] = set()
+        self._begun = False
 
     def losing(self, courses: Mapping[int, Course], running: set[int]) -> list[int]:
         """See `Judge`. What has lost runs on until its next checkpoint, but comes to no further rung."""
         if self._rule.factor < 2:
             return []
-        newest: dict[int, int] = {}
-        for rung in self._rungs(courses):
-            there = self._there.setdefault(rung, {})
+        rungs = self._rungs(courses)
+        for rung, following in zip(rungs, [*rungs[1:], math.inf], strict=True):
+            there, new = self._there.setdefault(rung, {}), set()
             for number, course in courses.items():
                 came = min((step for step in course if step >= rung), default=None)
-                if came is None or number in there or number in self._lost:
-                    continue
-                # What a run had reached when it came to the rung: its value there, or the first one after it.
-                there[number] = self._rule.cost(course[came])
-                newest[number] = rung
-        self._lost |= {n for n, rung in newest.items() if n in running and self._loses(n, self._there[rung])}
+                if came is not None and number not in there and number not in self._lost:
+                    # What a run had reached when it came to the rung: its value there, or the first one after it.
+                    there[number] = self._rule.cost(course[came])
+                    new.add(number)
+            newest = {number for number in there if max(courses[number], default=0) < following}
+            judged = (newest | new if self._begun else newest) & running
+            self._lost |= {number for number in judged if self._loses(number, there)}
+        self._begun = True
         return sorted(self._lost & running)
 
     def _rungs(self, courses: Mapping[int, Course]) -> list[int]:

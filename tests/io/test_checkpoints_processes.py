@@ -72,8 +72,11 @@ def test_a_save_that_fails_in_one_process_is_given_up_by_both(tmp_path: Path, fa
         for child in children:
             child.kill()
     assert [child.returncode for child in children] == [0, 0], said
-    assert Checkpoints(tmp_path, config()).steps() == [1, 3]
+    again = Checkpoints(tmp_path, config())
+    assert again.steps() == [1, 3]
+    again._sweep()  # before the first save of a process: what was given up may have been written to until the end
     assert not list(tmp_path.glob(".writing-*"))
+    assert again.steps() == [1, 3]
     for mine, (out, _) in enumerate(said):
         assert "the checkpoint of step 2 was not saved" in out
         if mine != failing:
