@@ -86,7 +86,9 @@ def check(folder: Path, names: Sequence[str]) -> list[Checked]:
             found.append(Checked(name, [f"conf/experiment/{name}.yaml is gone"]))
             continue
         plan, _ = plan_of(name, made)
-        found.append(Checked(name, differing(golden, plan, _since(folder / name / PLAN, golden, name, made))))
+        same = golden["hash"] == plan["hash"]
+        since = None if same else _since(folder / name / PLAN, golden, name, made)
+        found.append(Checked(name, differing(golden, plan, since)))
     return found
 
 
@@ -128,11 +130,8 @@ def _differing_values(golden: Mapping[str, Any], plan: Mapping[str, Any]) -> lis
 def _since(path: Path, golden: Mapping[str, Any], name: str, made: Composer[TrainConfig]) -> list[str] | None:
     """The leaves that differ from what the experiment was when git got its golden, with their places.
 
-    None where the golden still holds, or git cannot tell.
+    None where git cannot tell.
     """
-    new = composed_side(made, [f"experiment={name}"], name)
-    if tree_hash(train_tree(new.tree), TrainConfig)[:16] == golden["hash"]:
-        return None
     commit = last_commit(path)
     if commit is None:
         return None
@@ -142,6 +141,7 @@ def _since(path: Path, golden: Mapping[str, Any], name: str, made: Composer[Trai
         return None
     if tree_hash(train_tree(old.tree), TrainConfig)[:16] != golden["hash"]:
         return None
+    new = composed_side(made, [f"experiment={name}"], name)
     lines = []
     for leaf in differences(train_tree(old.tree), train_tree(new.tree), TrainConfig):
         if leaf.effect != "bookkeeping":

@@ -95,9 +95,8 @@ def tree_of(composed: Composed[VerifyResume], place: str) -> dict[str, Any]:
     try:
         outline(found.config, Target(f"cpu:{devices}", None, devices, processes))
     except ConfigError as error:
-        problems = [
-            replace(one, fix="verify.mesh=hsdp" if place == "mesh" else one.fix) for one in error.problems
-        ]
+        unfit = place == "mesh" and config.verify.mesh != "hsdp"
+        problems = [replace(one, fix="verify.mesh=hsdp" if unfit else one.fix) for one in error.problems]
         raise ConfigError(problems, f"verify resume, place {place}") from None
     return {key: value for key, value in found.tree.items() if key not in OWN}
 
