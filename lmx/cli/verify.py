@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ def run_proof(verify: str, text: str) -> Callable[[Any, Path], float]:
     def function(composed: Any, run_dir: Path) -> float:
         module, name = verify.split(":")
         proof = import_module(module)
-        result = getattr(proof, name)(composed)
+        with _ended_as_by_hand():
+            result = getattr(proof, name)(composed)
         if composed.config.output == "json":
             print(json.dumps(result), flush=True)
         else:
@@ -30,6 +33,20 @@ def run_proof(verify: str, text: str) -> Callable[[Any, Path], float]:
         return 0.0
 
     return function
+
+
+@contextmanager
+def _ended_as_by_hand() -> Iterator[None]:
+    """SIGTERM ends a proof as Ctrl-C does: the runs that it has started end with it."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_width(composed: Any, run_dir: Path) -> float:

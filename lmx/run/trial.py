@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,10 +120,11 @@ class Trial:
 
     def wait_for(self, happened: Callable[[], bool]) -> bool:
         """Until that happened (true), or some process ended, or the time is up."""
-        while self.alive() and time.monotonic() - self.began < self.timeout:
-            if happened():
-                return True
-            time.sleep(POLL_S)
+        with self._leaving_none():
+            while self.alive() and time.monotonic() - self.began < self.timeout:
+                if happened():
+                    return True
+                time.sleep(POLL_S)
         return False
 
     # ---- ends
@@ -138,13 +140,14 @@ class Trial:
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         first: float | None = None
         hung = False
-        while any(child.poll() is None for child in self.children):
-            if first is None and not self.alive():
-                first = time.monotonic()
-            if time.monotonic() > deadline:
-                hung = True
-                self.signal(range(len(self.children)))
-            time.sleep(0.005)
+        with self._leaving_none():
+            while any(child.poll() is None for child in self.children):
+                if first is None and not self.alive():
+                    first = time.monotonic()
+                if time.monotonic() > deadline:
+                    hung = True
+                    self.signal(range(len(self.children)))
+                time.sleep(0.005)
         seconds = 0.0 if first is None else time.monotonic() - first
         words = [self._words(i) for i in range(len(self.children))]
         return Ended([c.wait() for c in self.children], words, float("inf") if hung else seconds)
@@ -153,8 +156,13 @@ class Trial:
         text = (self.witness / f"stderr-{process}.txt").read_text(errors="replace")
         return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
-    def discard(self) -> None:
-        """Ends what still runs."""
-        self.signal(range(len(self.children)))
-        for child in self.children:
-            child.wait()
+    @contextmanager
+    def _leaving_none(self) -> Iterator[None]:
+        """Whatever ends the watching ends the processes too."""
+        try:
+            yield
+        except BaseException:
+            self.signal(range(len(self.children)))
+            for child in self.children:
+                child.wait()
+            raise
