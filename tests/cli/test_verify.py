@@ -47,7 +47,7 @@ def test_sigterm_ends_the_runs_that_a_proof_has_started(tmp_path, proof):
         after = time.monotonic() + 120
         while not (runs := descendants(process.pid)):
             assert time.monotonic() < after
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.communicate()[1]
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=120)
