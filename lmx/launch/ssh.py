@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -159,12 +160,21 @@ def check_request(target: Ssh) -> None:
 
 def check(target: Ssh, plan: Plan) -> None:
     """RequestError with all that is wrong on any host: see `check_hosts`."""
-    check_hosts(target, plan, hosts_of(target))
+    check_hosts(target, plan, hosts_of(target), partial(coordinator_of, target))
 
 
-def check_hosts(target: Place, plan: Plan, hosts: Sequence[Host]) -> None:
+def check_hosts(
+    target: Place,
+    plan: Plan,
+    hosts: Sequence[Host],
+    coordinator: Callable[[Mapping[str, Any]], str] | None = None,
+) -> None:
     """RequestError with all that is wrong on any host: unreachable, another Python, packages missing or different,
-    from the other hosts or from what was there when the run began."""
+    from the other hosts or from what was there when the run began.
+
+    coordinator  of what host 0 says of itself, what the others look for it by; None: they need not
+    """
+    name = coordinator({}) if coordinator is not None and len(hosts) > 1 else None
     code = target.code if target.code not in ("snapshot", "installed") else None
 
     def ask(i: int) -> dict[str, Any]:
@@ -176,6 +186,7 @@ def check_hosts(target: Place, plan: Plan, hosts: Sequence[Host]) -> None:
                 code=code,
                 packages=list(PACKAGES),
                 workdir=target.workdir,
+                look_up=name,
             )
         except (Unreachable, RequestError) as error:
             cure = f"; try: ssh {hosts[i].name}" if isinstance(error, Unreachable) else ""
@@ -189,6 +200,14 @@ def check_hosts(target: Place, plan: Plan, hosts: Sequence[Host]) -> None:
     if sends_lmx:  # what is there is not what runs
         sound = [(name, {**answer, "lmx_files": None}) for name, answer in sound]
     wrong += differences(target, sound, sends_lmx=sends_lmx)
+    at_first = sound[0][1] if sound and sound[0][0] == hosts[0].name else None
+    if coordinator is not None and at_first is not None and coordinator(at_first) == name:
+        wrong += [
+            f"{host}: it knows no {name}, by which it would look for {hosts[0].name}; set target.coordinator to an "
+            "address of that host which the others reach"
+            for host, answer in sound
+            if answer["leads"] is None
+        ]
     wrong += versions.changed(plan.folder, sound, lmx=target.code == "installed")
     if wrong:
         problems = counted(len(wrong), "problem")

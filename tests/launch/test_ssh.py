@@ -228,6 +228,17 @@ def test_hosts_that_differ(changes, words):
 
 
 @needs_sshd
+def test_a_name_of_the_first_host_that_another_does_not_know_is_told_before_anything_starts(hosts, tmp_path):
+    tree = tree_of(hosts, tmp_path, "true", python=sys.executable, coordinator="alias-of-mine")
+    given = launched(tmp_path, tree)
+    with pytest.raises(RequestError, match=r"it knows no alias-of-mine.*\n.*set target.coordinator") as error:
+        given.target.check(given.plan)
+    assert str(error.value).count("it knows no alias-of-mine") == 2
+    known = launched(tmp_path / "known", tree | {"coordinator": "localhost"})
+    known.target.check(known.plan)
+
+
+@needs_sshd
 def test_a_folder_of_code_and_a_working_directory_are_looked_for_before_anything_starts(hosts, tmp_path):
     (tmp_path / "empty").mkdir()
     for changes, words in (

@@ -34,11 +34,11 @@ print(json.dumps({"python": version, "packages": found, "lmx_files": digest.hexd
 """What the Python that runs use is asked: its version, those of packages, a hash of the lmx that it imports."""
 
 
-def probe(python, code=None, packages=(), workdir=None):
+def probe(python, code=None, packages=(), workdir=None, look_up=None):
     """Versions on this host, of the Python that runs use; a free port; the name the host gives itself.
 
     `folder`: whether `code` is there; `code`: whether lmx is in it; `unwritable`: why nothing can be written into
-    `workdir`."""
+    `workdir`; `leads`: the address that the name `look_up` leads to from here, None: to none."""
     code = os.path.expanduser(code or "")
     try:
         done = subprocess.run(
@@ -66,6 +66,7 @@ def probe(python, code=None, packages=(), workdir=None):
         **addresses(),
         **there,
         "port": port,
+        "leads": leads(look_up) if look_up else None,
         "unwritable": unwritable(workdir),
     }
 
@@ -101,6 +102,14 @@ def addresses():
         own = None
     reached = os.environ.get("SSH_CONNECTION", "").split()
     return {"name": name, "own": own, "address": reached[2] if len(reached) == 4 else None}
+
+
+def leads(name):
+    """The address that a name, or an address, leads to from here; None: to none."""
+    try:
+        return socket.getaddrinfo(name.strip("[]"), None, type=socket.SOCK_STREAM)[0][4][0]
+    except OSError:
+        return None
 
 
 def unpack(folder, data=b""):
