@@ -89,7 +89,8 @@ def call(target: Gke, *words: str, text: str = "") -> str:
         said = [
             line.strip() for line in done.stderr.splitlines() if line and not re.match(r"[EWI]\d{4} ", line)
         ]
-        raise NoAnswer("; ".join(said) or f"kubectl ended with exit code {done.returncode}")
+        told = re.sub(r"; if you choose to ignore these errors, .*?--validate=false", "", "; ".join(said))
+        raise NoAnswer(told or f"kubectl ended with exit code {done.returncode}")
     return done.stdout
 
 

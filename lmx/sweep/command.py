@@ -9,18 +9,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lmx.config.compose import Composer
 from lmx.config.errors import DONE, STOPPED, ConfigError, LmxError, Problem, RequestError, Resumable
+from lmx.config.near import nearest
 from lmx.config.sweep import Point
 from lmx.config.text import counted
 from lmx.io.files import to_json
 from lmx.io.journal import driver
 from lmx.io.provenance import command_line
-from lmx.io.records import read_metrics
 from lmx.launch.fits import misfit
 from lmx.launch.versions import forget
 from lmx.run.config import TrainConfig
@@ -28,6 +28,7 @@ from lmx.sweep import attempt
 from lmx.sweep.config import Pool, Retries, SweepRun
 from lmx.sweep.cost import agree, cost_of
 from lmx.sweep.driver import Driver, Hooks
+from lmx.sweep.early import losing_of, never_judged
 from lmx.sweep.events import read_events, states
 from lmx.sweep.freeze import changed_code, freeze, make_plan, points
 from lmx.sweep.grammar import Grammar
@@ -35,8 +36,6 @@ from lmx.sweep.plan import SCHEMA, Plan, read_plan, run_dir, write_plan
 from lmx.sweep.results import checkpointed, result_of, schema_of
 from lmx.sweep.stopping import Stopping
 from lmx.sweep.target_pod import release
-
-_JUDGED_EVERY = 5.0
 
 
 def say(text: str) -> None:
@@ -62,10 +61,19 @@ def swept(grammar: Grammar | None, overrides: Sequence[str], **places: Any) -> l
     """The points of a sweep: of each block of the grammar the product with the overrides."""
     if grammar is None:
         return points("train", TrainConfig, overrides, **places)
-    options = lambda group: Composer("train", TrainConfig, **places).tree.options(group)
+    tree = Composer("train", TrainConfig, **places).tree
     found: list[Point] = []
     problems: dict[tuple[str, str], Problem] = {}
-    for block in grammar.blocks(options):
+    groups = tree.groups()
+    for group in grammar.every:
+        if group not in groups:
+            near = nearest(group, groups)
+            message, fix = f"{group} is no group of options", f"points.every=[{near}]" if near else None
+            problems["points.every", message] = Problem(
+                "points.every", message, fix=fix, kind="unknown_group"
+            )
+    known = grammar.model_copy(update={"every": [group for group in grammar.every if group in groups]})
+    for block in known.blocks(tree.options):
         try:
             found += points("train", TrainConfig, [*block, *overrides], **places)
         except ConfigError as error:
@@ -91,7 +99,7 @@ def run(composed: Any) -> Path:
     program = [sys.executable, str(Path(attempt.__file__).absolute())]
     plan = make_plan(folder, frozen, command=command_line(), program=program, settings=settings)
     say(f"{counted(len(plan.jobs), 'job')} on {counted(len(config.pool.build(folder)), 'pod')}: {folder}")
-    _fitting(plan, config.pool)
+    _fitting(plan, config.pool, config.stopping)
     cost = cost_of(plan.jobs, list(config.pool.targets().values()), config.hours_per_job)
     if cost is not None:
         cure = ": hours_per_job=H" if cost.hours is None else ""
@@ -110,15 +118,19 @@ def run(composed: Any) -> Path:
     return folder
 
 
-def _fitting(plan: Plan, pool: Pool) -> None:
-    """RequestError with every mesh of a job that the processes of a pod cannot have."""
+def _fitting(plan: Plan, pool: Pool, stopping: Stopping | None) -> None:
+    """RequestError with every mesh of a job that the processes of a pod cannot have, and with jobs that the rule of
+    early stopping could never end."""
     wrong: dict[str, list[str]] = {}
-    for name, target in pool.targets().items():
-        for job in plan.jobs:
+    for job in plan.jobs:
+        for name, target in pool.targets().items():
             found = misfit(target, job.config["mesh"]["axes"])
             if found is not None:
                 key, message, fix = found
                 wrong.setdefault(f"pod {name}: {key} = {message}; {fix}", []).append(str(job.number))
+        idle = never_judged(stopping, job.config) if stopping is not None else None
+        if idle is not None:
+            wrong.setdefault(idle, []).append(str(job.number))
     if wrong:
         lines = [f"{words} (jobs {', '.join(jobs)})" for words, jobs in wrong.items()]
         raise RequestError("\n    ".join(["no job was started:", *lines]))
@@ -230,29 +242,6 @@ def drive(folder: Path, *, pool: Pool | None = None, **changes: int) -> None:
         )
 
 
-def losing_of(folder: Path, plan: Plan) -> Callable[[Driver], Sequence[int]]:
-    """Asks the sweep's rule of early stopping, every few seconds."""
-    tree = plan.settings.get("stopping")
-    if tree is None:
-        return lambda _: ()
-    rule, looked = Stopping.model_validate(tree), [0.0]
-    judge = rule.judge()
-
-    def losing(working: Driver) -> Sequence[int]:
-        if time.monotonic() < looked[0] + _JUDGED_EVERY:
-            return ()
-        looked[0] = time.monotonic()
-        courses = {job.number: _course(run_dir(folder, job.number), rule.metric) for job in plan.jobs}
-        return judge(courses, set(working.active()))
-
-    return losing
-
-
-def _course(run: Path, metric: str) -> dict[int, float]:
-    rows = ((row["step"], row.get(metric)) for row in read_metrics(run))
-    return {step: float(value) for step, value in rows if isinstance(value, int | float)}
-
-
 def _hooks(folder: Path, plan: Plan) -> Hooks:
     if plan.settings["schema"] is None:
         from lmx.sweep.launcher import hooks_of
@@ -261,7 +250,7 @@ def _hooks(folder: Path, plan: Plan) -> Hooks:
     schema = schema_of(plan)
     return Hooks(
         result=lambda job: result_of(folder, job, schema),
-        losing=losing_of(folder, plan),
+        losing=losing_of(folder, plan, say),
         say=say,
         step=lambda job: checkpointed(run_dir(folder, job.number)),
         again=shlex.join(["lmx", "sweep", "resume", str(folder)]),

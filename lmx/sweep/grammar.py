@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lmx.config.component import Component, field
-from lmx.config.errors import RequestError
 from lmx.config.overrides import write_value
 from lmx.config.types import Text
 
@@ -36,7 +35,7 @@ class Grammar(Component):
     def blocks(self, options: Callable[[str], Sequence[str]]) -> list[list[str]]:
         """Lists of overrides, each to be multiplied with those of the command line.
 
-        `options`: group -> names of its options. RequestError for a group that there is not.
+        `options`: group -> names of its options; there is every group of `every`.
         """
         parts: list[list[list[str]]] = [[list(words) for words in self.chain] or [[]]]
         for lists in self.zip:
@@ -44,7 +43,5 @@ class Grammar(Component):
             parts.append([[f"{k}={write_value(v)}" for k, v in zip(lists, row, strict=True)] for row in rows])
         for group in self.every:
             names = [name for name in options(group) if not name.startswith("_")]
-            if not names:
-                raise RequestError(f"points.every: {group} is no group of options")
             parts.append([[f"{group}={name}"] for name in names])
         return [[word for words in choice for word in words] for choice in itertools.product(*parts)]

@@ -18,6 +18,7 @@ from lmx.sweep.freeze import values_of
 from lmx.sweep.plan import Plan, attempt_dir, read_plan, run_dir
 from lmx.sweep.results import progress
 
+_COLUMNS = ("status", "attempt", "pod", "step", "loss", "time")
 _STYLE = {"DONE": "green", "RUNNING": "cyan", "LEASED": "cyan", "FAILED": "red", "PREEMPTED": "yellow"}
 _EVERY = 2.0
 _SHOWN = 10
@@ -139,16 +140,7 @@ def table(found: Overview, plan: Plan) -> Any:
 
     keys = [key for key in plan.varied if any(key in row.varied for row in found.rows)]
     grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in (
-        "job",
-        *(_short(key, keys) for key in keys),
-        "status",
-        "attempt",
-        "pod",
-        "step",
-        "loss",
-        "time",
-    ):
+    for name in ("job", *(short_key(key, keys) for key in keys), *_COLUMNS):
         right = name in ("job", "attempt", "step", "loss", "time")
         grid.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in found.rows:
@@ -177,8 +169,11 @@ def _failures(found: Overview) -> list[str]:
     return [*lines, f"and {more} more"] if more else lines
 
 
-def _short(key: str, keys: Sequence[str]) -> str:
+def short_key(key: str, keys: Sequence[str]) -> str:
+    """The last part of a key, where no other key and no column is called so; else the key."""
     end = key.rpartition(".")[2]
+    if end in ("job", *_COLUMNS):
+        return key
     return end if [other.rpartition(".")[2] for other in keys].count(end) == 1 else key
 
 

@@ -393,6 +393,11 @@ def test_a_jobset_that_is_deleted_by_hand_is_not_sent_again(cluster, tmp_path):
             "0.10 or newer is needed",
         ),
         (404, 'namespaces "n" not found', "kubectl get namespaces"),
+        (
+            500,
+            "error validating data; if you choose to ignore these errors, turn validation off with --validate=false",
+            "validating",
+        ),
     ],
 )
 def test_what_the_cluster_refuses_is_told_before_the_start(cluster, tmp_path, code, said, cure):
@@ -401,6 +406,7 @@ def test_what_the_cluster_refuses_is_told_before_the_start(cluster, tmp_path, co
         target_of().check(plain(tmp_path))
     assert "nothing was started" in str(error.value)
     assert cure in str(error.value)
+    assert "--validate=false" not in str(error.value)  # advice of kubectl that would hide what is wrong
     assert cluster.objects == {}
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from lmx.config.errors import RequestError
+from lmx.config.errors import ConfigError
 from lmx.sweep.command import swept
 from lmx.sweep.grammar import Grammar
 from tests.support import read_option
@@ -38,8 +38,13 @@ def test_a_chain_is_one_sweep_after_the_other():
 def test_what_cannot_be_is_named():
     uneven = Grammar(every=[], chain=[], zip=[{"a": [1, 2], "b": [1]}])
     assert "a has 2, b has 1" in uneven.problems()[0][1]
-    with pytest.raises(RequestError, match=r"points\.every: nothing is no group"):
-        blocks(every=["nothing"])
+    wrong = Grammar(every=["optimiser", "nothing"], chain=[], zip=[])
+    with pytest.raises(ConfigError) as error:
+        swept(wrong, ["model.n_layers=x"])
+    found = {problem.message: problem.fix for problem in error.value.problems}
+    assert found["optimiser is no group of options"] == "points.every=[optimizer]"
+    assert found["nothing is no group of options"] is None
+    assert "model.n_layers" in [problem.key for problem in error.value.problems]
 
 
 def test_the_options_that_are_shipped_are_points_that_hold():

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lmx.launch.versions import keep
-from lmx.sweep.command import losing_of
 from lmx.sweep.config import Pool
+from lmx.sweep.early import losing_of
 from lmx.sweep.enlist import unlike
 from lmx.sweep.events import read_events
 from tests.launch.programs import kill
@@ -84,13 +84,13 @@ def test_asha_ends_the_worse_job_on_its_host(hosts, tmp_path, monkeypatch):  # n
     """Its metrics are read from a disk that nothing here sees, and the stop file reaches it: it ends at its next
     checkpoint, the better one goes on."""
     monkeypatch.setenv("CHEAP_PAUSE", "1.5")
-    monkeypatch.setattr("lmx.sweep.command._JUDGED_EVERY", 0.5)
+    monkeypatch.setattr("lmx.sweep.early._JUDGED_EVERY", 0.5)
     folder = tmp_path / "s"
     plan = make_sweep(folder, [*SMALL, "optimizer.learning_rate=0.05,0.001"])
     rule = {"_target_": "lmx.sweep.Asha", "metric": "eval/loss", "best_is": "lowest", "first": 2, "factor": 2}
     pods = ssh_pods(hosts, tmp_path, ["disk-a", "disk-b"])
     driver = make_driver(folder, Pool.model_validate(pool_of(pods, storage="separate")))
-    losing = losing_of(folder, plan._replace(settings={**plan.settings, "stopping": rule}))
+    losing = losing_of(folder, plan._replace(settings={**plan.settings, "stopping": rule}), print)
     driver.hooks = driver.hooks._replace(losing=losing)
     try:
         assert driver.run() == 0

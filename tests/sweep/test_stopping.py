@@ -1,10 +1,13 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmx.sweep.early import losing_of, never_judged
 from lmx.sweep.stopping import Asha, Median
+from tests.sweep.support import make_sweep
 
 COURSES = {
     0: {10: 3.0, 20: 2.0, 30: 1.5},
@@ -81,3 +84,42 @@ def test_the_best_run_is_never_ended_and_nan_always_is(rule):
     found = rule.judge()(courses, set(courses))
     assert 0 not in found
     assert 6 in found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "metric", "fix"),
+    [
+        (["trainer.eval_every=null"], "eval/loss", "trainer.eval_every=10"),
+        (["trainer.eval_every=100"], "eval/loss", "trainer.eval_every=10"),
+        (["trainer.eval_every=null"], "loss", None),
+        (["checkpoint.every=100"], "eval/loss", "checkpoint.every=10"),
+        (["checkpoint.every=null"], "loss", "checkpoint.every=10"),
+        (["checkpoint.every=null", "checkpoint.every_minutes=1"], "loss", None),
+        (["checkpoint.every=null", "checkpoint.keep_every=50"], "loss", None),
+        ([], "eval/loss", None),
+    ],
+)
+def test_a_sweep_in_which_nothing_could_end_early_is_refused(tmp_path, overrides, metric, fix):
+    base = ["trainer.steps=100", "trainer.eval_every=50", "checkpoint.every=20"]
+    job = make_sweep(tmp_path / "s", [*base, *overrides]).jobs[0]
+    said = never_judged(median(metric=metric), job.config)
+    assert (said is None) == (fix is None)
+    assert fix is None or said.endswith(f"; {fix}")
+
+
+@pytest.mark.parametrize(("metric", "told"), [("eval/loss", 0), ("nope", 1)])
+def test_a_metric_that_no_run_writes_is_told_once(tmp_path, monkeypatch, metric, told):
+    monkeypatch.setattr("lmx.sweep.early._JUDGED_EVERY", 0.0)
+    plan, said = make_sweep(tmp_path, ["model=tiny"]), []
+    rule = {"_target_": "lmx.sweep.Median", "metric": metric, "best_is": "lowest", "after": 0, "at_least": 3}
+    losing = losing_of(tmp_path, plan._replace(settings={"stopping": rule}), said.append)
+    running = SimpleNamespace(active=lambda: [0])
+    assert list(losing(running)) == []
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/metrics.jsonl").write_text(
+        '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0, "eval/loss": 1.5}\n'
+    )
+    losing(running)
+    losing(running)
+    assert len(said) == told
+    assert all("stopping.metric=nope: job 0 writes no such number" in line for line in said)

@@ -7,7 +7,7 @@ import pytest
 from lmx.config.errors import RequestError
 from lmx.sweep.config import SweepPlot, SweepTable
 from lmx.sweep.plot import draw
-from lmx.sweep.status import overview, watch
+from lmx.sweep.status import overview, short_key, watch
 from lmx.sweep.table import collect, show
 from tests.sweep.support import drive, make_sweep
 
@@ -90,3 +90,9 @@ def test_overview_knows_steps_and_attempts(swept):
     rows = overview(swept).rows
     assert [(row.step, row.total) for row in rows[:2]] == [(4, 4), (4, 4)]
     assert rows[2].reason == "lmx train: planted failure"
+
+
+def test_a_swept_key_that_is_called_as_a_column_keeps_its_whole_name():
+    assert short_key("fault.step", ["fault.step", "trainer.seed"]) == "fault.step"
+    assert short_key("trainer.seed", ["fault.step", "trainer.seed"]) == "seed"
+    assert short_key("a.seed", ["a.seed", "trainer.seed"]) == "a.seed"
