@@ -18,6 +18,7 @@ from lmx.config.findings import (
 )
 from lmx.config.fixes import without_removal
 from lmx.config.groups import Composition
+from lmx.config.near import nearest
 from lmx.config.origins import Origins, command_line, origin_of
 from lmx.config.overrides import Sorted
 from lmx.config.resolve import Resolved, references
@@ -37,7 +38,28 @@ def explain(
     """The problems as a person should see them."""
     context = Context(found, resolved, composition, kinds, origins, known_keys(found.schema, resolved.tree))
     kept = [p for p in problems if not _follows(context, p, problems)]
-    return [_explain(context, problem) for problem in kept or problems]
+    return [_explain(context, problem) for problem in _misnamed(context, kept or problems)]
+
+
+def _misnamed(context: Context, problems: Sequence[Problem]) -> list[Problem]:
+    """The problems; what a new entry of a mapping lacks is one, where a file's entry is called nearly the same."""
+    found: list[Problem] = []
+    for problem in problems:
+        entry = problem.key.rpartition(".")[0]
+        whole, _, name = entry.rpartition(".")
+        there = value_of_files(context, whole) if whole and problem.kind == "missing" else UNSET
+        given = [o.input_line or "" for o in context.kinds.values if o.key_or_group.startswith(f"{entry}.")]
+        near = nearest(name, there) if isinstance(there, Mapping) and name not in there and given else None
+        if near is None:
+            found.append(problem)
+            continue
+        if any(told.key == entry for told in found):
+            continue
+        meant = f"{whole}.{near}"
+        message = f"there is no {name} in {whole}, and a new one must be given whole; the nearest is {meant}"
+        fix = given[-1].lstrip("+").replace(entry, meant, 1)
+        found.append(Problem(entry, message, origin=command_line(given[-1]), fix=fix, kind="entry"))
+    return found
 
 
 def _follows(context: Context, problem: Problem, problems: Sequence[Problem]) -> bool:
@@ -93,7 +115,7 @@ def _explain(context: Context, problem: Problem) -> Problem:
         return (
             problem if before is UNSET else replace(problem, fix=override_line(context, problem.key, before))
         )
-    if problem.kind in ("interpolation", "circle", "present", "override", "module", "fault"):
+    if problem.kind in ("interpolation", "circle", "present", "entry", "override", "module", "fault"):
         return problem
     if problem.kind == "contradiction":
         value = pick(context.plain, problem.key)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from lmx.config.component import Config, field
+from lmx.config.near import nearest
 from lmx.config.types import Real, Text
 
 
@@ -26,14 +27,17 @@ Status = Literal["pass", "fail", "waived", "unknown", "off"]
 class Judged(NamedTuple):
     """A gate as it stands: `unknown` where the review cannot tell its number, `off` where it has no limit.
 
+    number         the name of the number that it is about, `value` the number
     justification  of a waived one, as it is written in the configuration
     origin         where that stands
     """
 
     name: str
     status: Status
+    number: str
     value: float | None
-    limit: str
+    at_least: float | None
+    at_most: float | None
     reason: str
     justification: str = ""
     origin: str = ""
@@ -48,7 +52,9 @@ def judge(
     """Every gate. ValueError: a waiver of no gate, or without words; a gate over an unknown number."""
     for name, words in waived.items():
         if name not in gates:
-            raise ValueError(f"waive.{name}: there is no such gate; there are {', '.join(gates)}")
+            near = nearest(name, gates)
+            meant = f"; meant: waive.{near}" if near else ""
+            raise ValueError(f"waive.{name}: there is no such gate{meant}; there are {', '.join(gates)}")
         if len(words.split()) < 3:
             raise ValueError(
                 f"waive.{name}={words!r}: say why in a sentence, for those who review it after you"
@@ -67,13 +73,8 @@ def judge(
 def _judged(
     name: str, gate: Gate, value: Any, waived: Mapping[str, str], origins: Mapping[str, str]
 ) -> Judged:
-    limit = " and ".join(
-        f"{words} {limit:g}"
-        for words, limit in (("at least", gate.at_least), ("at most", gate.at_most))
-        if limit is not None
-    )
     status: Status = "pass"
-    if not limit:
+    if gate.at_least is None and gate.at_most is None:
         status = "off"
     elif value is None:
         status = "unknown"
@@ -83,4 +84,4 @@ def _judged(
         status = "waived" if name in waived else "fail"
     words = waived.get(name, "") if status == "waived" else ""
     origin = origins.get(f"waive.{name}", "") if words else ""
-    return Judged(name, status, value, limit or "off", gate.reason, words, origin)
+    return Judged(name, status, gate.value, value, gate.at_least, gate.at_most, gate.reason, words, origin)

@@ -18,6 +18,7 @@ from lmx.review.runs import describe, find_runs
 class Old(NamedTuple):
     """A run on disk, and what distinguishes it from the configuration under review.
 
+    peak_memory  the most bytes in use on one of its devices; None where not known
     differing    keys that change what is learnt
     speed        FLOP/s of a device that its median step reached, by the model's formula; None where not known
     device_kind  as JAX calls it
@@ -31,6 +32,7 @@ class Old(NamedTuple):
     loss: float | None
     eval_loss: float | None
     step_time: float | None
+    peak_memory: int | None
     differing: list[str]
     speed: float | None
     device_kind: str
@@ -64,6 +66,7 @@ def _old(path: Path, tree: Mapping[str, Any], schema: type[Config]) -> Old | Non
         loss=line.loss,
         eval_loss=line.eval_loss,
         step_time=summary.get("step_time"),
+        peak_memory=summary.get("peak_memory"),
         differing=differing,
         speed=rate * flops / devices if rate and flops and devices else None,
         device_kind=str(summary.get("device_kind", "")),
@@ -85,11 +88,13 @@ def past_speed(runs: Sequence[Old], kinds: Sequence[str]) -> Past | None:
 
 
 class Beside(NamedTuple):
-    """Predicted and measured seconds of a step of a past run."""
+    """Predicted and measured seconds of a step of a past run, and bytes at the peak of a device, where known."""
 
     path: str
     predicted: float
     measured: float
+    predicted_memory: int | None = None
+    measured_memory: int | None = None
 
     @property
     def ratio(self) -> float:

@@ -46,9 +46,9 @@ UNITS = {
     "params_total": ("parameters", "count"),
     "params_active": ("parameters that a token meets", "count"),
     "params_embedding": ("of them in embeddings", "count"),
-    "flops_per_token": ("FLOPs a token", "count"),
-    "flops_per_step": ("FLOPs a step", "count"),
-    "flops_total": ("FLOPs of the run", "count"),
+    "flops_per_token": ("a token takes", "flops"),
+    "flops_per_step": ("a step takes", "flops"),
+    "flops_total": ("the run takes", "flops"),
     "tokens_per_step": ("tokens a step", "count"),
     "steps": ("steps", "count"),
     "tokens": ("tokens", "count"),
@@ -69,6 +69,24 @@ UNITS = {
     "chip_hours": ("chip-hours", "number"),
     "cost": ("cost", "money"),
 }
+FACTS = {
+    "warmup_fraction": "share",
+    "warmup_over_run": "share",
+    "evaluation_hours": "hours",
+    "checkpoint_hours": "hours",
+    "wall_hours": "hours",
+}
+"""Units of what gates are about and `UNITS` has not, or tells in its words."""
+_PREFIXES = (
+    (1e24, "Y"),
+    (1e21, "Z"),
+    (1e18, "E"),
+    (1e15, "P"),
+    (1e12, "T"),
+    (1e9, "G"),
+    (1e6, "M"),
+    (1e3, "k"),
+)
 
 
 def sections(doc: Mapping[str, Any]) -> list[Section]:
@@ -109,6 +127,11 @@ def shown(value: Any, unit: str = "count", *, signed: bool = False) -> str:
     if unit == "seconds":
         short = abs(value) < 60
         return f"{sign}{value:.3g} s" if short else sign + ("-" if value < 0 else "") + duration(abs(value))
+    if unit == "flops":
+        scale, prefix = next((pair for pair in _PREFIXES if abs(value) >= pair[0]), (1.0, ""))
+        return f"{sign}{value / scale:.4g} {prefix}FLOP"
+    if unit == "hours":
+        return sign + shown(value * 3600, "seconds")
     if unit in ("number", "money"):
         return f"{sign}{value:,.4g}" if abs(value) < 1000 else f"{sign}{value:,.0f}"
     if isinstance(value, float) and value != int(value):
@@ -227,14 +250,14 @@ def _optimizer(doc: Mapping[str, Any]) -> Section:
             row["parameters"],
             f"{row['elements']:,}",
             row["rule"],
-            f"{row['learning_rate']:g}",
             f"{row['multiplier']:g}",
+            f"{row['learning_rate']:g}",
             f"{row['weight_decay']:g}",
             row["initial"],
         ]
         for row in doc["optimizer"]
     ]
-    headers = ("group", "parameters", "elements", "rule", "learning rate", "x", "weight decay", "start")
+    headers = ("group", "parameters", "elements", "rule", "factor", "learning rate", "weight decay", "start")
     return Section("Optimizer", [Cells(headers, rows, right=(2, 4, 5, 6), below=1)])
 
 
@@ -245,7 +268,14 @@ def _gates(doc: Mapping[str, Any]) -> Section:
         why = gate["reason"]
         if gate["justification"]:
             why = f"waived: {gate['justification']} ({gate['origin']})"
-        rows.append([gate["status"], gate["name"], shown(gate["value"]), gate["limit"], why])
+        unit = FACTS.get(gate["number"]) or UNITS.get(gate["number"], ("", "count"))[1]
+        limits = [
+            f"{words} {shown(gate[key], unit)}"
+            for words, key in (("at least", "at_least"), ("at most", "at_most"))
+            if gate[key] is not None
+        ]
+        limit = " and ".join(limits) or "off"
+        rows.append([gate["status"], gate["name"], shown(gate["value"], unit), limit, why])
         marks[n] = styles[gate["status"]]
     return Section(
         "Gates", [Cells(("", "gate", "value", "limit", "why"), rows, right=(2,), marks=marks, below=4)]
@@ -290,12 +320,23 @@ def _history(doc: Mapping[str, Any]) -> Section:
                 shown(p["predicted"], "seconds"),
                 shown(p["measured"], "seconds"),
                 f"{p['ratio']:.2f}",
+                shown(p["predicted_memory"], "bytes"),
+                shown(p["measured_memory"], "bytes"),
             ]
             for p in found["predictions"]
         ]
+        headers = (
+            "run",
+            "step predicted",
+            "measured",
+            "measured / predicted",
+            "memory predicted",
+            "measured",
+        )
+        kept = len(headers) if any(p["measured_memory"] for p in found["predictions"]) else 4
         blocks += [
             "What would have been predicted for them, and what was measured:",
-            Cells(("run", "predicted", "measured", "measured / predicted"), rows, right=(1, 2, 3)),
+            Cells(headers[:kept], [row[:kept] for row in rows], right=tuple(range(1, kept))),
         ]
     return Section("History", blocks)
 

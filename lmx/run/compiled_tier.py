@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from lmx.config.errors import RequestError
@@ -21,6 +22,11 @@ def compiled(config: TrainConfig, *, asked: Review) -> dict[str, Any]:
             f"tier=compiled: a program for {target} is compiled on such a GPU only; tier=fast needs none"
         )
     devices = devices_of(parse_topology(target.name), target.slices)
+    print(
+        f"lmx review: compiling for {target}, minutes for a large model, unless it was before",
+        file=sys.stderr,
+        flush=True,
+    )
     report = compile_program(
         config, devices, topology=target.name, slices=target.slices, cache=asked.report_cache
     )

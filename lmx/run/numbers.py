@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,10 +139,17 @@ def summary(
         "mfu_full_attention": mfu(throughput.flops.full),
         "flops_per_token": throughput.flops.causal,
         "flops_per_token_full_attention": throughput.flops.full,
+        "peak_memory": _peak_memory(parts.mesh.local_devices),
         "devices": parts.mesh.size,
         "device_kind": parts.mesh.devices.flat[0].device_kind,
         "hosts": jax.process_count(),
     }
+
+
+def _peak_memory(devices: Sequence[Any]) -> int | None:
+    """The most bytes that were in use on one of the devices at once; None where they do not tell, as CPUs."""
+    told = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in devices]
+    return max((n for n in told if n is not None), default=None)
 
 
 def words_at_end(results: dict[str, Any], config: TrainConfig, sample: str | None, tokenizer: Any) -> str:

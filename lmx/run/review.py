@@ -218,9 +218,10 @@ def _beside(runs: Sequence[Old], target: Target) -> list[Beside]:
             then = outline(config, Target(chip.name, chip, devices, 1))
         except (LmxError, ValueError):
             continue  # of another version: its prediction cannot be made again
-        time = consequences(then, prices=None, past=None).time
-        if time is not None:
-            found.append(Beside(run.path, time.middle, run.step_time))
+        told = consequences(then, prices=None, past=None)
+        if told.time is not None:
+            peak = told.values["peak_bytes_per_device"]
+            found.append(Beside(run.path, told.time.middle, run.step_time, peak, run.peak_memory))
         if len(found) == 3:
             break
     return found

@@ -108,11 +108,37 @@ def test_gates_fail_are_waived_in_writing_and_know_their_names(made):
     assert reviewed(made, gates=limit)["gates"][0]["status"] == "fail"
     waived = reviewed(made, "+waive.rows='nobody minds in this test'", gates=limit)["gates"][0]
     assert (waived["status"], waived["justification"]) == ("waived", "nobody minds in this test")
-    with pytest.raises(ValueError, match="there is no such gate"):
+    with pytest.raises(ValueError, match=r"there is no such gate; meant: waive\.rows;"):
         reviewed(made, "+waive.rowz='nobody minds in this test'", gates=limit)
     with pytest.raises(ValueError, match="say why"):
         reviewed(made, "+waive.rows=ok", gates=limit)
     assert reviewed(made, "+waive.rows='nobody minds in this test'", gates={})["gates"] == []  # lmx diff
+
+
+def test_gates_have_the_units_of_their_numbers(made):
+    text = markdown(reviewed(made, *BIG, "mesh=fsdp", "topology=v5p:8x8x16"))
+    rows = {row[1]: row[2:4] for line in text.splitlines() if len(row := line.split(" | ")) == 5}
+    assert rows["headroom"][0].endswith("%")
+    assert rows["headroom"][1] == "at least 8.0%"
+    assert rows["checkpoint_interval"][1] == "at most 3h00m"
+    assert rows["checkpoint_interval"][0].endswith("s")
+
+
+def test_step_time_and_memory_of_past_runs_are_shown_beside_what_is_predicted_of_them(made, tmp_path):
+    words = ["topology=v5p:2x2x1", "mesh=fsdp"]
+    predicted = reviewed(made, *words)["consequences"]
+    for name, peak in (("told", 3 * 10**8), ("untold", None)):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(json.dumps(composed_side(composer(), ["mesh=fsdp"], name).tree))
+        summary = {"status": "done", "steps": 300, "step_time": 0.5, "devices": 4, "device_kind": "TPU v5p"}
+        (run / "summary.json").write_text(json.dumps({**summary, "peak_memory": peak}))
+    doc = reviewed(made, *words, roots=(str(tmp_path / "runs"),), most_runs=10)
+    beside = {Path(one["path"]).name: one for one in doc["history"]["predictions"]}
+    assert beside["told"]["predicted_memory"] == predicted["peak_bytes_per_device"]
+    assert (beside["told"]["measured_memory"], beside["untold"]["measured_memory"]) == (3 * 10**8, None)
+    assert "| memory predicted | measured |" in markdown(doc)
+    assert doc["step_time_basis"] != reviewed(made, *words)["step_time_basis"]
 
 
 def test_every_page_has_every_section(made):
