@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ from lmx.config.resume import load_resumed
 from lmx.config.schema import Difference, differences
 from lmx.config.types import Flag, Text
 from lmx.data.kept import FOLDER
+from lmx.faults.acts import staged
+from lmx.faults.config import RECORD
 from lmx.io.files import write_atomic
 from lmx.io.fork_origin import FORK, Fork, write_fork
 from lmx.io.run_dir import split_rows
@@ -76,6 +79,9 @@ def fork(run: Path, which: Which, changes: list[str], to: Path | None, **places:
     try:
         making.mkdir(parents=True)
         _fill(making, run, step, tree, composed.overrides)
+        come = [entry for entry in staged(run) if entry["step"] <= step]
+        if come and not any(d.key.partition(".")[0] == "fault" for d in changed):
+            write_atomic(making / RECORD, "".join(f"{json.dumps(entry)}\n" for entry in come))
         told = {d.key: (_plain(d.old), _plain(d.new)) for d in changed}
         write_fork(making / FORK, Fork(str(run.absolute()), step, old.hash, told))
         making.rename(to)

@@ -17,6 +17,7 @@ import pytest
 from lmx.io.ledger import seen_by
 from lmx.review.life import of
 from lmx.review.life import text as text_of
+from lmx.run.fork import fork
 from tests.support import ROOT
 
 SMALL = [
@@ -168,19 +169,30 @@ def test_killed_and_resumed_equals_uninterrupted(straight, text, tmp_path):
     assert summary(run)["eval_loss"] == summary(straight[0])["eval_loss"]
 
 
+def test_a_fault_that_had_come_does_not_come_again_in_a_fork(straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight[0], run)
+    lines = [f'{{"fault": "NanLoss", "step": {step}, "process": 0}}\n' for step in (10, 18)]
+    (run / "faults.jsonl").write_text("".join(lines))
+    fork(run, 15, [], tmp_path / "same")
+    assert (tmp_path / "same/faults.jsonl").read_text() == lines[0]
+    fork(run, 15, ["fault=nan_loss"], tmp_path / "other")
+    assert not (tmp_path / "other/faults.jsonl").exists()
+
+
 def test_a_fork_without_changes_is_the_run_itself_and_one_that_does_not_fit_leaves_nothing(
     straight, tmp_path
 ):
     to = tmp_path / "fork"
-    fork = [sys.executable, "-m", "lmx", "fork", f"{straight[0]}@15", f"to={to}"]
-    done = subprocess.run(fork, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    words = [sys.executable, "-m", "lmx", "fork", f"{straight[0]}@15", f"to={to}"]
+    done = subprocess.run(words, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert rows(to) == rows(straight[0])
     assert_same_state(to, straight[0], 20)
     life = of(to)
     assert (life.fork.run, life.fork.step, life.fork.changes) == (str(straight[0]), 15, {})
     assert life.seen.gaps == ((1, 15),)
-    other = [word if not word.startswith("to=") else f"to={tmp_path / 'other'}" for word in fork]
+    other = [word if not word.startswith("to=") else f"to={tmp_path / 'other'}" for word in words]
     done = subprocess.run(
         [*other, "optimizer=lion"], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True
     )
