@@ -14,6 +14,7 @@ from typing import Any
 
 from lmx.cli.arguments import hydra_flags, parse, places_of, resume_target, value_of
 from lmx.cli.command import Command
+from lmx.cli.pipe import nobody_reads
 from lmx.cli.report import report
 from lmx.config.errors import (
     DONE,
@@ -74,7 +75,7 @@ class Task:
             self.outcome.done += 1
             return value
         except BrokenPipeError:
-            raise
+            raise SystemExit(nobody_reads()) from None  # of an Exception, Hydra would say that a job failed
         except Exception as error:
             code, message = report(self.command.name, error, run_dir)
         finally:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lmx.cli.commands import available, command, find, unknown
+from lmx.cli.pipe import nobody_reads
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        code = nobody_reads()
     end(code)
 
 

@@ -19,6 +19,7 @@ from lmx.io.run_dir import IN_USE
 from lmx.launch.plan import Launch, Policy
 from lmx.launch.record import (
     Ended,
+    asked_grace,
     driving,
     events,
     last_word,
@@ -191,7 +192,8 @@ def _decided(launch: Launch, exit_code: int, words: str, say: Say) -> Ended | No
 
 
 def _stopped(checkpoint: int | None, words: str = "") -> Ended:
-    return Ended(PREEMPTED if checkpoint is not None else 1, f"stopped as asked. {words}".strip(" ."))
+    text = f"stopped as asked. {words}".strip(" .")
+    return Ended(1, f"{text}; nothing was saved") if checkpoint is None else Ended(PREEMPTED, text)
 
 
 def _last(folder: Path, event: str) -> int | None:
@@ -243,8 +245,9 @@ def _follow(launch: Launch, attempt: Attempt, say: Say, screen: Screen) -> tuple
                 raise
             asked = True
             (plan.folder / "stop").touch()
-            say(f"stopping: the processes have {policy.grace:.0f} s to write a checkpoint")
-            for message in launch.target.stop(plan, attempt, grace=policy.grace):
+            grace = asked_grace(plan.folder) or policy.grace
+            say(f"stopping: the processes have {grace:.0f} s to write a checkpoint")
+            for message in launch.target.stop(plan, attempt, grace=grace):
                 say(message)
 
 

@@ -34,6 +34,12 @@ SINGLE_HOST_8 = ("v5e", "v6e")
 """Types that also have hosts of 8 chips, for slices of one host."""
 
 
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+SMALL_CUBES = ("1x1x1", "1x2x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4")
+"""Topologies of two dimensions, and those of three below 64 chips; from there on each side is a multiple of 4
+(https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus)."""
+
+
 class Slice(NamedTuple):
     """One slice: node labels, hosts, chips of each host."""
 
@@ -58,13 +64,15 @@ def slice_of(accelerator: str, topology: str) -> Slice:
         raise RequestError(
             f"target.topology={topology}: {accelerator} has {chip.dimensions} dimensions; target.topology={example}"
         )
+    small = FLAT if chip.dimensions == 2 else SMALL_CUBES
+    if topology not in small and (chip.dimensions == 2 or any(size % 4 for size in sizes)):
+        beyond = "" if chip.dimensions == 2 else ", and sides that are multiples of 4"
+        raise RequestError(
+            f"target.topology={topology}: {accelerator} has no such slices; there are {', '.join(small)}{beyond}"
+        )
     chips = math.prod(sizes)
     if chips <= chip.chips_a_host or (accelerator in SINGLE_HOST_8 and chips == 8):
         return Slice(chip.label, topology, 1, chips)
-    if chips % chip.chips_a_host:
-        raise RequestError(
-            f"target.topology={topology}: {chips} chips are no whole number of hosts of {chip.chips_a_host} chips"
-        )
     return Slice(chip.label, topology, chips // chip.chips_a_host, chip.chips_a_host)
 
 

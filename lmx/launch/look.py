@@ -11,9 +11,12 @@ from lmx.io.journal import driver
 from lmx.launch.agent import last_row
 from lmx.launch.drive import Say, drive
 from lmx.launch.plan import Launch, load
-from lmx.launch.record import Driven, Ended, driving, events, last_word, unended
+from lmx.launch.record import Driven, Ended, ask_to_stop, driving, events, last_word, unended
 from lmx.launch.screen import Screen
 from lmx.launch.target import DEFAULT_GRACE, Attempt, Seen, log_file, read
+
+_LEAVING_S = 10.0
+"""How long a driver takes to leave when nothing runs any more."""
 
 
 def current(launch: Launch) -> Attempt | None:
@@ -149,16 +152,27 @@ def stop(folder: Path, *, grace: float | None) -> str:
     if last_word(folder) is not None:
         messages = launch.target.sweep(launch.plan, grace=launch.policy.grace if grace is None else grace)
         return "\n".join(["it has ended already", *messages])
-    (folder / "stop").touch()
-    attempt = current(launch)
+    seconds = (launch.policy.grace if grace is None else grace) or DEFAULT_GRACE
+    ask_to_stop(folder, seconds)
+    # A driver that lives ends the processes: told a second time, they would end at once, without saving.
+    _until_left(folder, seconds + launch.policy.poll_every + _LEAVING_S if current(launch) else _LEAVING_S)
     said = ["nothing runs now; it will not be started again"]
+    attempt, ended = current(launch), last_word(folder)
     if attempt is not None:
-        seconds = launch.policy.grace if grace is None else grace
-        messages = launch.target.stop(launch.plan, attempt, grace=seconds or DEFAULT_GRACE)
+        messages = launch.target.stop(launch.plan, attempt, grace=seconds)
         said = ["its processes have ended", *messages]
-    until = time.monotonic() + 10
-    while driver(folder) is not None and time.monotonic() < until:
-        time.sleep(0.2)
-    if driver(folder) is None:  # nobody else gives back what was made for the run
+        _until_left(folder, _LEAVING_S)
+    elif ended is not None:
+        said = [ended.message]
+    if (
+        driver(folder) is None and last_word(folder) is None
+    ):  # nobody else gives back what was made for the run
         drive(launch, say=said.append, show=lambda text: None)
     return "\n".join(said)
+
+
+def _until_left(folder: Path, seconds: float) -> None:
+    """Waits until no driver works on a run, so many seconds at most."""
+    until = time.monotonic() + seconds
+    while driver(folder) is not None and time.monotonic() < until:
+        time.sleep(0.2)

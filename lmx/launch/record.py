@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lmx.config.errors import RequestError
 from lmx.io import journal
+from lmx.io.files import write_atomic
 from lmx.io.lines import is_count, is_number, is_switch, is_text, maybe, misfit
 from lmx.launch.plan import Launch
 from lmx.launch.retry import DONE, Result
@@ -82,6 +83,19 @@ def last_word(folder: Path) -> Ended | None:
     """How the run ended; None where it has not."""
     done = next((e for e in since_opened(folder) if e["event"] == "finished"), None)
     return Ended(done["exit_code"], done["message"]) if done is not None else None
+
+
+def ask_to_stop(folder: Path, grace: float) -> None:
+    """Asks whoever drives the run to end it, with so many seconds for its processes to save."""
+    write_atomic(folder / "stop", f"{grace:g}\n")
+
+
+def asked_grace(folder: Path) -> float | None:
+    """The seconds that were asked for; None where a stop was asked for without."""
+    try:
+        return float((folder / "stop").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def reopen(folder: Path) -> None:

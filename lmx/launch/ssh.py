@@ -236,7 +236,8 @@ def differences(target: Place, found: list[tuple[str, dict[str, Any]]], *, sends
         missing = [p for p in needed if packages[p] is None]
         if missing:
             wrong.append(
-                f"{name}: {target.python} has no {', '.join(missing)}; install lmx there: pip install lmx"
+                f"{name}: {target.python} has no {', '.join(missing)}; install them there: pip install -e . in a "
+                "checkout of lmx"
             )
             continue
         wrong += [

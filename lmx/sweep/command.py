@@ -73,7 +73,12 @@ def swept(grammar: Grammar | None, overrides: Sequence[str], **places: Any) -> l
                 "points.every", message, fix=fix, kind="unknown_group"
             )
     known = grammar.model_copy(update={"every": [group for group in grammar.every if group in groups]})
+    given = {key_of(line) for line in overrides}
     for block in known.blocks(tree.options):
+        for key in given & {key_of(line) for line in block}:
+            message = "is set by points= as well; leave it out in one of the two"
+            line = next(line for line in overrides if key_of(line) == key)
+            problems[key, message] = Problem(key, message, origin=f"command line: {line}", kind="twice")
         try:
             found += points("train", TrainConfig, [*block, *overrides], **places)
         except ConfigError as error:
@@ -82,6 +87,11 @@ def swept(grammar: Grammar | None, overrides: Sequence[str], **places: Any) -> l
     if problems:
         raise ConfigError(list(problems.values()), "train")
     return found
+
+
+def key_of(line: str) -> str:
+    """The key or group that an override is about."""
+    return line.lstrip("+~").partition("=")[0]
 
 
 def run(composed: Any) -> Path:

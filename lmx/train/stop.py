@@ -59,8 +59,13 @@ class SharedStop(StopRequest):
     """The same for several processes: a SIGTERM to any of them, or the clock of process 0, stops all at one step.
 
     JAX itself takes SIGTERM, tells the other processes and finds the step (`reached_preemption_sync_point`): a handler
-    of one's own would take that away from it.
+    of one's own would take that away from it. It counts from 1, and where the signal comes before the first step it
+    settles on 1: so it is told how often it was asked, which is another number than the step in a run that goes on.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = 0
 
     def __enter__(self) -> SharedStop:
         if threading.current_thread() is threading.main_thread():
@@ -74,7 +79,8 @@ class SharedStop(StopRequest):
         if out_of_time and jax.process_index() == 0 and self.name is None:
             self.name = OUT_OF_TIME
             os.kill(os.getpid(), signal.SIGTERM)
-        if not multihost_utils.reached_preemption_sync_point(step):
+        self._asked += 1
+        if not multihost_utils.reached_preemption_sync_point(self._asked):
             return None
         over = np.int32(self.name == OUT_OF_TIME)
         return OUT_OF_TIME if int(multihost_utils.broadcast_one_to_all(over)) else "SIGTERM"

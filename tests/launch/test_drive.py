@@ -145,7 +145,9 @@ def test_a_stack_is_not_the_last_word(tmp_path, monkeypatch):
 
 
 def test_stop_from_elsewhere_ends_those_processes_alone(tmp_path):
-    given = launch(tmp_path, f"n=7; trap '{CHECKPOINT}; exit 75' TERM; sleep 300 & wait")
+    told = '"$RUN/told"'
+    waits = f"until [ -s {told} ]; do sleep 0.1; done; sleep 1"
+    given = launch(tmp_path, f"n=7; trap 'echo once >> {told}' TERM; {waits}; {CHECKPOINT}; exit 75")
     bystander = subprocess.Popen(["sleep", "300"])
     found = []
     thread = threading.Thread(target=lambda: found.append(run(given)))
@@ -153,8 +155,9 @@ def test_stop_from_elsewhere_ends_those_processes_alone(tmp_path):
     try:
         until(lambda: look.status(given.plan.folder)["state"] == "running")
         pid = pid_of(given, 0)
-        assert look.stop(given.plan.folder, grace=5.0) == "its processes have ended"
+        assert look.stop(given.plan.folder, grace=5.0).startswith("stopped as asked")
         thread.join(20)
+        assert (tmp_path / "run/told").read_text() == "once\n"  # a second SIGTERM ends a run without saving
         assert found[0][0].exit_code == 75
         assert agent.started(pid) is None
         assert bystander.poll() is None

@@ -68,6 +68,7 @@ VARIANTS = {
         ("v5e", "1x1", "tpu-v5-lite-podslice", 1, 1),
         ("v5e", "16x16", "tpu-v5-lite-podslice", 64, 4),
         ("v5p", "4x4x4", "tpu-v5p-slice", 16, 4),
+        ("v5p", "8x8x12", "tpu-v5p-slice", 192, 4),
         ("v6e", "4x4", "tpu-v6e-slice", 4, 4),
         ("tpu7x", "2x2x2", "tpu7x", 2, 4),
     ],
@@ -82,7 +83,9 @@ def test_slices(accelerator, topology, label, hosts, chips):
         ("v9", "2x2", "v4, v5e, v5p"),
         ("v5p", "4x4", "3 dimensions"),
         ("v5e", "4", "2 dimensions"),
-        ("v5e", "3x3", "whole number"),
+        ("v5e", "3x3", "no such slices; there are 1x1, 2x2, 2x4, 4x4,"),
+        ("v5e", "4x5", "no such slices"),
+        ("v5p", "2x4x6", "no such slices.*multiples of 4"),
     ],
 )
 def test_no_such_slice(accelerator, topology, message):

@@ -209,7 +209,7 @@ def answer(python="3.11.7", lmx="0.1.0", jax="0.10.2", **more):
         ({"python": "3.9.2"}, "b: python3 is Python 3.9.2; lmx needs 3.11"),
         ({"python": "3.12.1"}, "b: Python 3.12.1, but a has 3.11.7"),
         ({"jax": "0.9.0"}, "b: jax 0.9.0, but a has 0.10.2"),
-        ({"jax": None}, "b: python3 has no jax; install lmx"),
+        ({"jax": None}, "b: python3 has no jax; install them there"),
         ({"lmx": "0.0.9"}, "b: lmx 0.0.9, but"),
         ({"lmx": None}, "b: python3 has no lmx"),
         ({"lmx_files": "2"}, "b: its lmx has other files than that of a; install the same"),

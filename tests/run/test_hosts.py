@@ -160,6 +160,17 @@ def test_two_processes_equal_one_stop_together_and_go_on_as_another_number(tmp_p
     assert f"step {stopped} " in (run / "log.1.txt").read_text()
     assert not (run / "metrics.1.jsonl").exists()
 
+    # A signal before the first step of a run that goes on stops it as well, after that step.
+    pair = start([f"resume={run}"], 2, 2)
+    while f"going on after step {stopped}" not in (run / "log.txt").read_text():
+        assert all(p.poll() is None for p in pair), ended(pair)
+        time.sleep(0.05)
+    pair[1].send_signal(signal.SIGTERM)
+    assert [code for code, _, _ in ended(pair, timeout=120)] == [75, 75]
+    before, stopped = stopped, json.loads((run / "summary.json").read_text())["steps"]
+    assert before < stopped
+    steps = stopped + 3
+
     ((code, _, err),) = ended(start([f"resume={run}", f"trainer.steps={steps}"], 1, 4))
     assert code == 0, err
     ((code, _, err),) = ended(start([*SMALL, f"trainer.steps={steps}", f"hydra.run.dir={whole}"], 1, 4))

@@ -47,6 +47,16 @@ def test_what_cannot_be_is_named():
     assert "model.n_layers" in [problem.key for problem in error.value.problems]
 
 
+def test_a_key_that_the_command_line_sets_too_is_refused():
+    grammar = Grammar(every=[], chain=[["trainer.steps=5"]], zip=[{"model.n_heads": [1, 2]}])
+    with pytest.raises(ConfigError) as error:
+        swept(grammar, ["model.n_heads=4", "trainer.seed=0,1"])
+    assert [(p.key, p.origin) for p in error.value.problems] == [
+        ("model.n_heads", "command line: model.n_heads=4")
+    ]
+    assert len(swept(grammar, ["trainer.seed=0,1"])) == 4
+
+
 def test_the_options_that_are_shipped_are_points_that_hold():
     from lmx.sweep.command import swept
 
