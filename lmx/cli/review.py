@@ -102,7 +102,7 @@ def run(composed: Any, run_dir: Path) -> None:
         if config.tier == "compiled":
             from lmx.run.compiled_tier import add_compiled
 
-            add_compiled(doc, config)
+            add_compiled(doc, config, new.origins)
     _show(doc, config.output)
 
 

@@ -34,9 +34,10 @@ def parse_whole(value: Any) -> Any:
 
 
 def parse_real(value: Any) -> Any:
-    """A number from `0.1`, `3`, `"1e-3"`; ValueError for booleans, text, NaN and what is infinite."""
-    if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
-        value = float(value)
+    """A number from `0.1`, `3`, `"1e-3"`, `"10k"`; ValueError for booleans, text, NaN and what is infinite."""
+    match = re.fullmatch(rf"({_NUMBER})\s*([kMBGT]?)", value.strip()) if isinstance(value, str) else None
+    if match:
+        value = float(match[1]) * _SUFFIXES.get(match[2], 1)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected a number, got {value!r}")
     if not math.isfinite(value):
@@ -51,6 +52,8 @@ def parse_duration(value: Any) -> Any:
         if parts and "".join(n + u for n, u in parts) == value.replace(" ", ""):
             return float(sum(float(n) * _SECONDS[u] for n, u in parts))
     try:
+        if isinstance(value, str) and value.rstrip()[-1:] in _SUFFIXES:
+            raise ValueError
         return parse_real(value)
     except ValueError:
         raise ValueError(f"expected a duration (such as 90s, 30m, 2h, 1h30m), got {value!r}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from lmx.config.component import Config, field
@@ -68,6 +68,17 @@ def judge(
         found.append(_judged(name, gate, facts[gate.value], waived, origins))
     order = ("fail", "waived", "unknown", "pass", "off")
     return sorted(found, key=lambda j: order.index(j.status))
+
+
+def judge_again(
+    judged: Sequence[Mapping[str, Any]],
+    gates: Mapping[str, Gate],
+    facts: Mapping[str, Any],
+    waived: Mapping[str, str],
+    origins: Mapping[str, str],
+) -> list[Judged]:
+    """The gates once more, where some of the numbers, `facts`, are known better since."""
+    return judge(gates, {**{one["number"]: one["value"] for one in judged}, **facts}, waived, origins)
 
 
 def _judged(

@@ -285,7 +285,9 @@ def _gates(doc: Mapping[str, Any]) -> Section:
 def _compatibility(doc: Mapping[str, Any]) -> Section:
     found = doc["compatibility"]
     if found["resumable"]:
-        return Section("Checkpoints", [f"A run of {doc['against']} can go on with this configuration."])
+        return Section(
+            "Checkpoints", [f"From a checkpoint of {doc['against']} a run can go on with this configuration."]
+        )
     rows = [[p["key"], written(p["old"]), written(p["new"])] for p in found["prevents"]]
     said = f"A run of {doc['against']} cannot go on with this configuration; what prevents it:"
     return Section("Checkpoints", [said, _table(("key", "old", "new"), rows, brief=True)])

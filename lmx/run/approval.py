@@ -124,7 +124,11 @@ def require(
     near = min(entries, key=lambda e: len(_differing(e, tree)))
     lines = [
         f"{key}: {before} -> {after}"
-        + (f" (approved: {near['ranges'][key]})" if key in near["ranges"] else "")
+        + (
+            f" (approved: {', '.join(dict.fromkeys(map(str, near['ranges'][key])))})"
+            if key in near["ranges"]
+            else ""
+        )
         for key, (before, after) in _differing(near, tree).items()
     ]
     if near["code"] != asked["code"]:

@@ -135,8 +135,11 @@ def facts_of(now: Followed, runs: Sequence[Old]) -> dict[str, Any]:
     """Every number that a gate can be about."""
     config, values = now.outline.config, now.found.values
     trainer, rules, sizes = config.trainer, config.mesh.rules, now.outline.sizes
-    hours = None if values["step_time"] is None else values["step_time"] / 3600
-    of = lambda every: None if hours is None else hours * (every or values["steps"] or 0)
+    hours, whole = values["step_time"], values["wall_hours"]
+    # What is done at the end alone is done once in the whole run.
+    of = lambda every: whole if every is None or hours is None else hours / 3600 * every
+    minutes, saved = config.checkpoint.every_minutes, of(config.checkpoint.every)
+    saved = saved if minutes is None else min(minutes / 60, saved or math.inf)
     lanes = LANES if now.outline.target.platform == "tpu" else 1
     steps = values["steps"]
     warm = now.derived["warmup_fraction"]
@@ -145,7 +148,7 @@ def facts_of(now: Followed, runs: Sequence[Old]) -> dict[str, Any]:
         **{k: v for k, v in now.derived.items() if " " not in k},
         "warmup_over_run": warm if steps else None,
         "evaluation_hours": of(trainer.eval_every),
-        "checkpoint_hours": of(config.checkpoint.every),
+        "checkpoint_hours": saved,
         "batch_remainder": trainer.batch_sequences() % (trainer.accumulation * ways(sizes, rules, "batch")),
         "vocabulary_remainder": config.model.vocab_size % (lanes * ways(sizes, rules, "act_vocab")),
         "runs_with_this_seed": sum(run.same and run.status == "done" for run in runs),

@@ -11,9 +11,10 @@ from lmx.config.compose import Composer
 from lmx.config.errors import RequestError
 from lmx.config.schema import differences
 from lmx.params import count
-from lmx.review.gates import Gate
+from lmx.review.gates import Gate, judge_again
 from lmx.review.page_html import html
 from lmx.review.page_text import markdown
+from lmx.run.compiled_tier import put
 from lmx.run.config import TrainConfig
 from lmx.run.consequences import consequences
 from lmx.run.goldens import golden_side
@@ -122,6 +123,30 @@ def test_gates_have_the_units_of_their_numbers(made):
     assert rows["headroom"][1] == "at least 8.0%"
     assert rows["checkpoint_interval"][1] == "at most 3h00m"
     assert rows["checkpoint_interval"][0].endswith("s")
+
+
+def test_gates_go_by_the_compilers_figures_where_they_are_known(made):
+    words = ["topology=v5p:2x2x1", "mesh=fsdp"]
+    config, doc = composed(made, *words).config, reviewed(made, *words)
+    status = lambda gates, name: next(gate["status"] for gate in gates if gate["name"] == name)
+    assert status(doc["gates"], "headroom") == "pass"
+    sent = [{"axes": "fsdp", "bytes": 5}, {"axes": "fsdp", "bytes": 7}]
+    put(doc, {"peak_bytes": 103 * 10**9, "headroom": -0.08, "collectives": sent})
+    again = judge_again(doc["gates"], config.gates, doc["consequences"], {}, {})
+    assert status([gate._asdict() for gate in again], "headroom") == "fail"
+    assert [gate.name for gate in again if gate.status != "fail"] != []
+    over = {k: v for k, v in doc["consequences"].items() if k.startswith("collective_bytes")}
+    assert over == {"collective_bytes_per_step": 12, "collective_bytes.fsdp": 12}
+
+
+def test_a_run_that_never_saves_is_as_long_as_what_it_can_lose(made):
+    of = lambda doc, name: next(gate["value"] for gate in doc["gates"] if gate["name"] == name)
+    words = [*BIG, "mesh=fsdp", "topology=v5p:8x8x16", "trainer.steps=100k"]
+    never = reviewed(made, *words, "checkpoint=none", "trainer.eval_every=null")
+    assert of(never, "checkpoint_interval") == of(never, "evaluation_interval")
+    assert of(never, "checkpoint_interval") == never["consequences"]["wall_hours"]
+    timed = reviewed(made, *words, "checkpoint.every=null", "checkpoint.every_minutes=30")
+    assert of(timed, "checkpoint_interval") == 0.5
 
 
 def test_step_time_and_memory_of_past_runs_are_shown_beside_what_is_predicted_of_them(made, tmp_path):
