@@ -8,7 +8,7 @@ import math
 import queue
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,9 @@ class Dashboards:
 
 class _TensorBoard:
     def __init__(self, folder: Path, tree: dict[str, Any], start: int) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._open = lambda purge: SummaryWriter(str(folder / "tensorboard"), flush_secs=10, purge_step=purge)
+        self._folder = folder / "tensorboard"
+        self._error: OSError | None = None
+        self._told = False
         # Events after `start` belong to a past that a resumed run went back on.
         self._writer = self._open(start + 1 if start else None)
         if not start:
@@ -98,13 +98,56 @@ class _TensorBoard:
 
             self.text(0, "configuration", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
+    def _open(self, purge: int | None) -> Any:
+        """A new file of events, whose errors are kept: they would end tensorboardX's thread, and whoever waits for it
+        would wait for ever, the end of the process too."""
+        from tensorboardX import SummaryWriter
+
+        writer: Any = SummaryWriter(str(self._folder), flush_secs=10, purge_step=purge)
+        file = writer.file_writer.event_writer._ev_writer
+        for name in ("write_event", "flush", "close"):
+            setattr(file, name, self._kept(getattr(file, name)))
+        return writer
+
+    def _kept(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*arguments: Any) -> Any:
+            try:
+                return call(*arguments)
+            except OSError as error:
+                self._error = error
+                return None
+
+        return guarded
+
+    def _sound(self, step: int) -> bool:
+        """Whether there is a file to write to: after an error, such as a full disk, a new one is tried at each step."""
+        if self._error is None:
+            return True
+        if not self._told:
+            logging.getLogger("lmx").warning(
+                "tensorboard, step %d: %s; rows are missing there, metrics.jsonl has them", step, self._error
+            )
+            self._told = True
+        try:
+            self._writer.close()
+            self._error = None
+            self._writer = self._open(None)
+        except OSError as error:
+            self._error = error
+            return False
+        return True
+
     def scalars(self, step: int, numbers: dict[str, float]) -> None:
+        if not self._sound(step):
+            return
         for tag, number in numbers.items():
             if not math.isfinite(number):  # nothing to draw, and tensorboardX prints a warning
                 continue
             self._writer.add_scalar(tag, number, step)
 
     def text(self, step: int, tag: str, text: str) -> None:
+        if not self._sound(step):
+            return
         indented = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown: as it stands
         self._writer.add_text(tag, indented, step)
 

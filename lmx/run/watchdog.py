@@ -20,7 +20,7 @@ from lmx.io.sinks import log_name
 from lmx.run.again import command_again
 from lmx.run.first import watch
 from lmx.run.hosts import leave
-from lmx.run.roll_call import RollCall
+from lmx.run.roll_call import RollCall, everybody, tell
 from lmx.run.watchdog_config import Watchdog as Config
 from lmx.train.observe import Observer, Phase
 
@@ -29,6 +29,11 @@ USUAL = 50
 UNWATCHED = ("restore", "compile", "replay", "evaluate", "sample")
 _STORING = ("save", "finish")
 """Phases that are as long as the storage is slow."""
+BEAT_S = 2.0
+"""Between two signs of life of a process; longer where there are many, which all go to one service."""
+WAITS_S = 3.0
+"""Without a sign of its own for so long, a process looks who else has given none."""
+_ENDED = "ended"
 GONE_S = 2.0
 """How long a failed process waits for the others to say that they are still there."""
 
@@ -54,6 +59,8 @@ class Watchdog(Observer):
             say = lambda words: lambda: os.write(2, f"lmx train: {words}\n".encode())  # at once: JAX is quick
             ended, gone = say(f"the connection to {first} has ended"), say(f"{first} is gone")
             watch(self.calls.address(), ended, gone, self.over)
+        if self.calls.count > 1:
+            threading.Thread(target=self._live, name="signs-of-life", daemon=True).start()
         if self.config.factor is not None:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -83,6 +90,8 @@ class Watchdog(Observer):
     @override
     def close(self, status: str) -> None:
         self.over.set()
+        if self.calls.count > 1:
+            tell("beat", _ENDED)
         if (
             self.stalled.is_set()
         ):  # the others end, which is no failure of this one: its own thread ends it as well
@@ -103,6 +112,31 @@ class Watchdog(Observer):
             limit = self.limit()
             if limit is not None and (silent := time.monotonic() - self.sign) > limit:
                 self._stall(silent)
+
+    def _live(self) -> None:
+        """Leaves signs of life, and names who has left none since this process waits for something.
+
+        Some collectives do not fail where a process dies (one device of a process waits for another one's part): then
+        JAX ends the others by its heartbeats, and says a number, not a host.
+        """
+        period, beats = max(BEAT_S, self.calls.count / 100), 0
+        first: tuple[float, dict[int, str]] | None = None
+        while not self.over.wait(period):
+            beats += 1
+            tell("beat", str(beats))
+            now = time.monotonic()
+            if now - self.sign < WAITS_S:
+                first = None
+            elif first is None:
+                first = (now, everybody("beat"))
+            elif now - first[0] > 2.5 * period:
+                later = everybody("beat")
+                same = [i for i, sign in first[1].items() if later.get(i) == sign != _ENDED]
+                gone = [self.calls.name(i) for i in same]
+                if gone:
+                    text = f"{' and '.join(gone)} has given no sign of life for {now - first[0]:.0f} s"
+                    print(f"lmx train: {text}", file=sys.stderr, flush=True)
+                    return
 
     def _stall(self, silent: float) -> None:
         self.stalled.set()

@@ -193,6 +193,23 @@ def test_the_clock_of_process_0_ends_all_after_the_same_step(tmp_path):
     assert last == [str(summary["steps"])] * 2
 
 
+def test_a_process_that_gives_no_sign_of_life_is_named_before_the_others_end(tmp_path):
+    run = tmp_path / "run"
+    overrides = [*SMALL, "trainer.steps=1000000", "checkpoint=none", "distributed.heartbeat_timeout=20s"]
+    pair = start([*overrides, f"hydra.run.dir={run}"], 2, 1)
+    while not (run / "metrics.jsonl").exists() or len(losses(run)) < 3:
+        assert all(p.poll() is None for p in pair), ended(pair)
+        time.sleep(0.2)
+    pair[1].send_signal(signal.SIGSTOP)  # its connections stay open
+    try:
+        _, err = pair[0].communicate(timeout=120)
+    finally:
+        pair[1].kill()
+        pair[1].communicate()
+    assert pair[0].returncode != 0
+    assert re.search(rf"process 1 on \S+ \(pid {pair[1].pid}\) has given no sign of life for \d+ s", err), err
+
+
 @pytest.mark.slow
 def test_two_processes_go_back_as_one_does(tmp_path):
     """On lasting spikes both go back to the same checkpoint, leave out the same data, and end as one process does."""
