@@ -69,6 +69,7 @@ class Task:
         hydra = HydraConfig.get()
         run_dir = Path(hydra.runtime.output_dir)
         number = 0 if not self.multirun else int(hydra.job.num)
+        composed = None
         try:
             composed = self._composed(cfg, list(hydra.overrides.task))
             value = self.command.function(composed, run_dir)
@@ -77,7 +78,7 @@ class Task:
         except BrokenPipeError:
             raise SystemExit(nobody_reads()) from None  # of an Exception, Hydra would say that a job failed
         except Exception as error:
-            code, message = report(self.command.name, error, run_dir)
+            code, message = report(self.command.name, _with_origins(error, composed), run_dir)
         finally:
             self._leave_nothing(run_dir)
         self.outcome.failed.append((number, code, message))
@@ -112,6 +113,16 @@ class Task:
 
         composer = Composer(self.command.name, schema, overrides=overrides, **self.places)
         return composer.of_job(cfg, overrides)
+
+
+def _with_origins(error: Exception, composed: Any) -> Exception:
+    """The error; where it names keys of the configuration, with where they were set."""
+    if composed is None or not isinstance(error, ConfigError):
+        return error
+    from lmx.config.origins import origin_of
+
+    problems = [p.with_origin(origin_of(composed.origins, p.key)) for p in error.problems]
+    return ConfigError(problems, error.command)
 
 
 def execute(command: Command, arguments: list[str]) -> int:

@@ -56,14 +56,14 @@ def check_sweep(composer: Composer, overrides: Sequence[str]) -> Sweep:
     job = [*params, *(o for o in parsed if not o.is_hydra_override())]
     basic = sweeper.get("_target_") == _BASIC
     points: list[Point] = []
-    found: dict[tuple[str, str], list[Any]] = {}
+    found: dict[tuple[str, str, str], list[Any]] = {}
     lists = list(_product(job) if basic else _corners(job))
     for number, lines in enumerate(lists):
         composed, wrong = composer.check([*lines, *plain_hydra], {"num": number, "id": str(number)})
         if composed is not None:
             points.append(Point(lines, replace(composed, overrides=lines)))
         for problem in wrong:
-            found.setdefault((problem.key, problem.message), [problem, 0])[1] += 1
+            found.setdefault((problem.key, problem.message, str(problem.value)), [problem, 0])[1] += 1
     for problem, times in found.values():
         at_some = f" (in {times} of {len(lists)} points)" if times < len(lists) else ""
         problems.append(replace(problem, message=problem.message + at_some))

@@ -33,6 +33,8 @@ def missing_value(context: Context, problem: Problem) -> Problem:
     message = problem.message + (f": {meaning}" if meaning else "")
     before, elsewhere = value_of_files(context, problem.key), _values_of_options(context, problem.key)
     for value in likely_values(context.found.schema, context.plain, problem, before, elsewhere):
+        if value is None and problem.value == "???":
+            continue  # a file says that it must be given
         if not isinstance(value, Mapping) and accepted(
             context.found.schema, context.plain, problem.key, value
         ):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmx.config.foreign import quoted
-from lmx.data.tokenizers import check_size, fingerprint, inside, read_text, special_id, without_surrogates
+from lmx.data.tokenizers import check_file, fingerprint, inside, read_text, special_id, without_surrogates
 
 
 class TiktokenTokenizer:
@@ -41,7 +41,7 @@ class TiktokenTokenizer:
             raise ValueError(
                 f"tokenizer.specials: {clash[0]} has id {specials[clash[0]]}, which is an ordinary token's"
             )
-        check_size(max(taken | set(specials.values())) + 1, vocab_size, "the ranks file with its specials")
+        check_file(max(taken | set(specials.values())) + 1, vocab_size, "the ranks file with its specials")
         self.eos_id = special_id("eos", eos, specials)
         self.bos_id = special_id("bos", bos, specials)
         self.vocab_size, self.name = vocab_size, name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,6 +80,17 @@ def check_size(found: int, vocab_size: int, what: str) -> None:
         )
 
 
+def check_file(found: int, vocab_size: int, what: str) -> None:
+    """The same for a file, and a warning where most of the vocabulary is not in it."""
+    check_size(found, vocab_size, what)
+    if found < vocab_size / 2:
+        logging.getLogger("lmx").warning(
+            "tokenizer.vocab_size=%d, but %s has %d ids: the embedding's other rows are never used; "
+            "tokenizer.vocab_size=%d",
+            *(vocab_size, what, found, found),
+        )
+
+
 class ByteTokenizer:
     """UTF-8 bytes as ids; 0, which text does not contain, ends a text."""
 
@@ -123,7 +135,7 @@ class HuggingFaceTokenizer:
         self.vocab_size, self.name = vocab_size, path
         self._start(path)
         ids = self._tokenizer.get_vocab()
-        check_size(self._needed(ids) + 1, vocab_size, path)
+        check_file(self._needed(ids) + 1, vocab_size, path)
         known = [token.content for _, token in sorted(self._tokenizer.get_added_tokens_decoder().items())]
         self.eos_id = special_id("eos", eos, ids, known)
         self.bos_id = special_id("bos", bos, ids, known)

@@ -44,8 +44,9 @@ class Sinks:
         """`start`: steps done before; `total`: steps at the end; `tree`: configuration, for dashboards."""
         primary = process == 0
         self.progress = Progress(config.progress if primary else "none", start=start, total=total)
-        self._metrics = LineFile(folder / "metrics.jsonl", self._show) if primary else None
-        self._log = LineFile(folder / log_name(process), self._show)
+        told = lambda text: self._show(f"WARNING: {text}")
+        self._metrics = LineFile(folder / "metrics.jsonl", told) if primary else None
+        self._log = LineFile(folder / log_name(process), told)
         self._handler = _Spoken(self.warn)
         _wake_loggers()
         logger = logging.getLogger("lmx")
@@ -129,7 +130,7 @@ class LineFile:
             first = problem is not None and not self._failing
             self._failing = problem is not None
         if first:
-            self._warn(f"WARNING: {self.path} cannot be written: {problem}; its lines wait in memory")
+            self._warn(f"{self.path} cannot be written: {problem}; its lines wait in memory")
         elif recovered:
             self._warn(f"{self.path} is written again; no line is lost")
 

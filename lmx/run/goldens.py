@@ -85,7 +85,11 @@ def check(folder: Path, names: Sequence[str]) -> list[Checked]:
         if name not in made.tree.options("experiment"):
             found.append(Checked(name, [f"conf/experiment/{name}.yaml is gone"]))
             continue
-        plan, _ = plan_of(name, made)
+        try:
+            plan, _ = plan_of(name, made)
+        except ConfigError as error:
+            found.append(Checked(name, ["it cannot be composed:", *str(error).splitlines()]))
+            continue
         same = golden["hash"] == plan["hash"]
         since = None if same else _since(folder / name / PLAN, golden, name, made)
         found.append(Checked(name, differing(golden, plan, since)))

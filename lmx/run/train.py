@@ -65,6 +65,7 @@ class Run(OpenRun):
     def __init__(self, composed: Any, run_path: Path, *, resume: bool) -> None:
         super().__init__(composed, run_path, resume=resume)
         self.row_written = self.start
+        self.nothing_learnt = False
         self.evaluated: tuple[int, Evaluation] | None = None
         self.profiling = False
         self.trim = trimmer()
@@ -172,6 +173,12 @@ class Run(OpenRun):
         }
         if norms is not None:
             self.row["norms"] = {kind: _flat(tree) for kind, tree in norms.items()}
+        if self.row["loss"] == self.row["grad_norm"] == 0 and not self.nothing_learnt:
+            self.nothing_learnt = True
+            self.log.warn(
+                f"step {step}: no token of the batch is learnt, so its loss is 0; are prompts longer than "
+                f"trainer.sequence_length={self.config.trainer.sequence_length}? lmx data inspect shows what is learnt"
+            )
         self.observers.report(step, self.row)
         self.log.progress.advance(step)
         if not self._due(step) and self._logged(step):

@@ -36,6 +36,10 @@ def test_the_problems_of_all_points_are_named_once_each():
     ]
 
 
+def test_values_that_are_wrong_alike_are_all_named():
+    assert [(p.key, p.value) for p in sweep("steps=0,-1").problems] == [("steps", 0), ("steps", -1)]
+
+
 def test_params_of_the_sweeper_in_the_configuration_count(tmp_path):
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      steps: 20,-3\n"

@@ -131,6 +131,13 @@ def test_padded_vocabulary_decodes(trained):
     assert ByteTokenizer(300).decode([104, 299, 105]) == "hi"
 
 
+def test_a_vocabulary_far_larger_than_the_file_is_told(trained, caplog):
+    tokenizer_config("bpe", {"path": str(trained), "vocab_size": 1024}).build()
+    assert not caplog.records
+    tokenizer_config("bpe", {"path": str(trained), "vocab_size": 8192}).build()
+    assert "the embedding's other rows are never used; tokenizer.vocab_size=" in caplog.text
+
+
 def test_ids_outside_are_refused(trained):
     for tokenizer in both(trained):
         with pytest.raises(ValueError, match=r"token 1000 is outside 0\.\.999"):

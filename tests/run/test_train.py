@@ -169,6 +169,24 @@ def test_killed_and_resumed_equals_uninterrupted(straight, text, tmp_path):
     assert summary(run)["eval_loss"] == summary(straight[0])["eval_loss"]
 
 
+def test_steps_in_which_nothing_is_learnt_are_told(tmp_path):
+    lines = [json.dumps({"question": f"why {n}? " * 40, "answer": "so"}) for n in range(200)]
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    data = [f"data.path={tmp_path}/long.jsonl", "data.field=answer", "data.prompt_field=question"]
+    small = [word for word in SMALL if word != "data=text"]
+    done = lmx(
+        *small,
+        "data=jsonl",
+        *data,
+        "trainer.steps=3",
+        "trainer.eval_every=null",
+        f"hydra.run.dir={tmp_path}/r",
+        expect=1,
+    )
+    assert "the evaluation split has no token whose loss counts" in done.stderr  # at its end
+    assert done.stderr.count("no token of the batch is learnt") == 1
+
+
 def test_a_fault_that_had_come_does_not_come_again_in_a_fork(straight, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(straight[0], run)
