@@ -57,7 +57,7 @@ def test_only_what_was_approved_may_start(tmp_path):
     words = ["experiment=quickstart", "optimizer.learning_rate=0.04"]
     beyond = tree_of(*words)
     with pytest.raises(
-        RequestError, match=r"learning_rate: 0\.02 -> 0\.04 \(approved: \[0\.01, 0\.03\]\)"
+        RequestError, match=r"learning_rate: 0\.02 -> 0\.04 \(approved: 0\.01, 0\.03\)"
     ) as error:
         require(tmp_path, "quickstart", beyond, None, words=words)
     assert "\n  lmx review approve experiment=quickstart optimizer.learning_rate=0.04" in str(error.value)
