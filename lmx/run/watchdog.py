@@ -124,6 +124,9 @@ class Watchdog(Observer):
         while not self.over.wait(period):
             beats += 1
             tell("beat", str(beats))
+            if self.over.is_set():  # it has ended meanwhile, and said so before this sign
+                tell("beat", _ENDED)
+                return
             now = time.monotonic()
             if now - self.sign < WAITS_S:
                 first = None
